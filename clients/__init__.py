@@ -1,0 +1,7 @@
+"""What runs inside a ClientApp: one mod that compresses what the client sends."""
+
+from __future__ import annotations
+
+from .mod import CompressionMod
+
+__all__ = ["CompressionMod"]

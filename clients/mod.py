@@ -1,0 +1,218 @@
+"""The mod that compresses a client's replies."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from logging import INFO, WARNING
+
+import torch
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    RecordDict,
+)
+from flwr.clientapp.typing import ClientAppCallable
+from flwr.common import log
+from flwr.common.constant import ErrorCode
+from torch import Tensor
+
+import fl_lowrank
+from fl_lowrank import feedback as feedbacks
+from fl_lowrank.envelope import EVALUATE, HELLO, REQUEST_KEY, STYPE, Reply, Request
+from fl_lowrank.errors import CompressionError, InputError, ProtocolError
+from fl_lowrank.model import ModelCodec, layout_of
+from fl_lowrank.rng import Rng
+from fl_lowrank.updates import split_layout, weighted_update
+
+from . import storage, turns
+
+_EXACT = ModelCodec("*: identity()")
+
+
+class CompressionMod:
+    """Sends what the ``Compressed`` strategy asks for instead of whole models.
+
+    Put it first in the list of mods, so that it is the outermost one and sees what
+    clipping or noise have made of the update::
+
+        app = ClientApp(mods=[CompressionMod()])
+
+    It holds no settings: compressor, feedback and the numbers of the round come with
+    every message. It computes ``reply - received``, adds what the feedback remembers,
+    and sends the bytes as one Array of type ``fl-lowrank/1`` in the reply's own
+    ArrayRecord. The memory lives in ``context.state`` under the key ``fl-lowrank``,
+    and is saved before the reply leaves. Messages of a server without ``Compressed``
+    pass untouched.
+
+    A request that cannot be served (older than one already seen, unknown compressor,
+    an update that is not finite, arrays of other names or shapes than received) is
+    answered with an error that says why; the server goes on without it.
+    """
+
+    def __call__(
+        self, message: Message, context: Context, call_next: ClientAppCallable
+    ) -> Message:
+        """Answer a message; Flower calls this."""
+        data = _take_request(message)
+        if data is None:
+            return call_next(message, context)
+        try:
+            request = Request.unpack(data)
+            if request.purpose == HELLO:
+                return _introduce(message, context)
+            return _serve(message, context, call_next, request)
+        except CompressionError as error:
+            log(WARNING, "CompressionMod: %s", error)
+            reason = f"CompressionMod: {error}"
+            code = ErrorCode.MOD_FAILED_PRECONDITION
+            return Message(Error(code, reason), reply_to=message)
+
+
+def client_key(context: Context) -> str:
+    """Name of this client that stays the same from run to run."""
+    partition = context.node_config.get("partition-id")
+    return f"node-{context.node_id}" if partition is None else f"partition-{partition}"
+
+
+def _introduce(message: Message, context: Context) -> Message:
+    """Tell the server who this client is."""
+    about = ConfigRecord(
+        {"client-key": client_key(context), "version": fl_lowrank.__version__}
+    )
+    return Message(RecordDict({REQUEST_KEY: about}), reply_to=message)
+
+
+def _serve(
+    message: Message, context: Context, call_next: ClientAppCallable, request: Request
+) -> Message:
+    """Settle the memory; then train and compress, or evaluate."""
+    feedback = feedbacks.named(request.feedback)
+    memory = turns.admit(storage.load(context), request)
+    received = _tensors(_only_arrays(message, "the request"))
+    lossy, exact = split_layout(layout_of(received), request.exact)
+    memory, dropped = turns.settle(memory, request, feedback, lossy)
+    if dropped:
+        log(INFO, "CompressionMod: gave up an error that could not be delivered")
+    if request.purpose == EVALUATE:
+        storage.save(context, memory)
+        return call_next(message, context)
+    codec = ModelCodec(request.codec)  # a bad text fails before an hour of training
+    reply = call_next(message, context)
+    if reply.has_error():
+        return reply
+    trained = _tensors(_only_arrays(reply, "the reply"))
+    _check_same_model(received, trained)
+    begin = time.perf_counter()
+    factor = _num_examples(reply, request.weight_key) / request.scale
+    update = weighted_update(received, trained, lossy, factor)
+    _check_finite(update)
+    memory, turn, payload = turns.take_turn(
+        memory, update, feedback, codec, Rng(request.draws)
+    )
+    buffers, _ = _EXACT.encode({name: trained[name] for name in exact}, {}, Rng(0))
+    answer = Reply(
+        fid=request.fid,
+        epoch=request.epoch,
+        ticket=request.ticket,
+        base=memory.base,
+        turn=turn,
+        encode_seconds=time.perf_counter() - begin,
+        error_dropped=dropped,
+        lossy=payload,
+        exact=buffers,
+    )
+    storage.save(context, memory)
+    _replace_arrays(reply, answer.pack())
+    return reply
+
+
+def _take_request(message: Message) -> bytes | None:
+    """Remove and give the request's bytes, so that the user's code never sees them."""
+    for key, record in list(message.content.config_records.items()):
+        if REQUEST_KEY in record:
+            data = record.pop(REQUEST_KEY)
+            if key == REQUEST_KEY and not record:
+                del message.content[key]  # the server added the record for us
+            return data if isinstance(data, bytes) else b""
+    return None
+
+
+def _only_arrays(message: Message, what: str) -> ArrayRecord:
+    records = list(message.content.array_records.values())
+    if len(records) != 1:
+        msg = (
+            f"expected exactly one ArrayRecord in {what}, found {len(records)}; "
+            "send the whole model in one"
+        )
+        raise ProtocolError(msg)
+    return records[0]
+
+
+def _tensors(record: ArrayRecord) -> dict[str, Tensor]:
+    """Copy the arrays to tensors."""
+    out = {}
+    for name, array in record.items():
+        try:
+            out[name] = torch.from_numpy(array.numpy().copy())
+        except TypeError as error:
+            msg = f"array {name!r} is not one that torch can hold: {error}"
+            raise InputError(msg) from error
+    return out
+
+
+def _check_same_model(
+    received: Mapping[str, Tensor], trained: Mapping[str, Tensor]
+) -> None:
+    before, after = layout_of(received), layout_of(trained)
+    wrong = sorted(
+        name
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name)
+    )
+    if wrong:
+        name = wrong[0]
+        msg = (
+            f"the reply's arrays differ from the received ones in {len(wrong)} places, "
+            f"first {name!r}: received {before.get(name)}, found {after.get(name)}; "
+            "return the same names, shapes and dtypes"
+        )
+        raise ProtocolError(msg)
+
+
+def _check_finite(update: Mapping[str, Tensor]) -> None:
+    for name, value in update.items():
+        if not bool(torch.isfinite(value).all()):
+            msg = (
+                f"the update of {name!r} holds NaN or infinite numbers; training has "
+                "probably diverged, lower the learning rate"
+            )
+            raise InputError(msg)
+
+
+def _num_examples(reply: Message, key: str) -> float:
+    """Read the weight of the reply from its only MetricRecord."""
+    records = list(reply.content.metric_records.values())
+    value = records[0].get(key) if len(records) == 1 else None
+    if isinstance(value, list) or value is None:
+        msg = (
+            f"expected one MetricRecord with a number {key!r} in the reply, found "
+            f"{len(records)} records"
+        )
+        raise ProtocolError(msg)
+    if not (math.isfinite(value) and value > 0):
+        msg = f"expected a positive number {key!r} in the reply, found {value}"
+        raise ProtocolError(msg)
+    return float(value)
+
+
+def _replace_arrays(reply: Message, data: bytes) -> None:
+    """Put the bytes where the arrays were."""
+    key = next(iter(reply.content.array_records))
+    array = Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
+    reply.content[key] = ArrayRecord({REQUEST_KEY: array})

@@ -1,0 +1,209 @@
+"""Bits and unsigned integers of known widths, packed without a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError, WireError
+
+
+def encode_bits(bits: Tensor) -> bytes:
+    """Pack booleans, eight a byte, lowest bit first, the last padded with zeros.
+
+    Parameters
+    ----------
+    bits : Tensor
+        One-dimensional, of dtype bool.
+
+    Returns
+    -------
+    bytes
+        ``ceil(count / 8)`` bytes.
+
+    Raises
+    ------
+    InputError
+        If the tensor is not a vector of booleans.
+    """
+    if bits.dtype != torch.bool or bits.dim() != 1:
+        raise InputError(
+            "encode_bits: expected a one-dimensional bool tensor, found "
+            f"{bits.dtype} of shape {tuple(bits.shape)}; convert it first"
+        )
+    return pack_mask(bits.detach().cpu().numpy())
+
+
+def decode_bits(data: bytes, count: int) -> Tensor:
+    """Invert :func:`encode_bits`.
+
+    Parameters
+    ----------
+    data : bytes
+        What :func:`encode_bits` returned.
+    count : int
+        How many booleans it holds.
+
+    Returns
+    -------
+    Tensor
+        One-dimensional, of dtype bool, on the CPU.
+
+    Raises
+    ------
+    WireError
+        If the length is wrong or the padding is not zero.
+    """
+    return torch.from_numpy(unpack_mask(data, count))
+
+
+def pack_mask(mask: NDArray[np.bool_]) -> bytes:
+    """Pack a boolean array, lowest bit first.
+
+    Parameters
+    ----------
+    mask : ndarray of bool
+        One-dimensional.
+
+    Returns
+    -------
+    bytes
+        ``ceil(len(mask) / 8)`` bytes.
+    """
+    return np.packbits(mask, bitorder="little").tobytes()
+
+
+def unpack_mask(data: bytes, count: int) -> NDArray[np.bool_]:
+    """Invert :func:`pack_mask`, strictly.
+
+    Parameters
+    ----------
+    data : bytes
+        Exactly ``ceil(count / 8)`` bytes, the padding zero.
+    count : int
+        How many bits to return.
+
+    Returns
+    -------
+    ndarray of bool
+        One-dimensional.
+
+    Raises
+    ------
+    WireError
+        If the length is wrong or the padding is not zero.
+    """
+    if count < 0 or len(data) != -(-count // 8):
+        raise WireError(
+            f"unpack_mask: expected {-(-count // 8)} bytes for {count} bits, found "
+            f"{len(data)}; the data are cut, extended or announced wrongly"
+        )
+    if count % 8 and data[-1] >> count % 8:
+        raise WireError(
+            f"unpack_mask: expected zeros behind the last of {count} bits, found "
+            f"byte {data[-1]:#04x}; the data are damaged"
+        )
+    packed = np.frombuffer(data, dtype=np.uint8)
+    return np.unpackbits(packed, count=count, bitorder="little").view(np.bool_)
+
+
+def bit_length(values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Count the bits of each value, like ``int.bit_length``.
+
+    Parameters
+    ----------
+    values : ndarray of uint64
+        Any shape.
+
+    Returns
+    -------
+    ndarray of int64
+        In ``[0, 64]``.
+    """
+    lengths = np.frexp(values.astype(np.float64))[1].astype(np.int64)
+    # Above 2**53 the conversion may round up to the next power of two.
+    shifts = np.maximum(lengths - 1, 0)
+    too_long = (values >> np.minimum(shifts, 63).astype(np.uint64)) == 0
+    lengths[too_long | (lengths > 64)] -= 1
+    return np.where(values == 0, 0, lengths)
+
+
+def pack_uints(values: NDArray[np.uint64], widths: NDArray[Any]) -> bytes:
+    """Pack unsigned integers, each in its own number of bits.
+
+    Whole low bytes come first, one plane a byte position, then the remaining top
+    bits (fewer than eight) of all values as one stream of bits: so no loop runs
+    over the values and at most seven bits are padding.
+
+    Parameters
+    ----------
+    values : ndarray of uint64
+        One-dimensional; each below ``2**width``.
+    widths : ndarray of int
+        The width of each value, in ``[0, 64]``; same length.
+
+    Returns
+    -------
+    bytes
+        ``sum(widths // 8) + ceil(sum(widths % 8) / 8)`` bytes.
+    """
+    whole, rest = np.divmod(widths.astype(np.uint8), 8)
+    planes = [
+        (values[whole > plane] >> np.uint64(8 * plane)).astype(np.uint8).tobytes()
+        for plane in range(int(whole.max(initial=0)))
+    ]
+    has_rest = rest > 0
+    # A width of 64 has no remaining bits, so no shift reaches 64 here.
+    shifts = 8 * whole[has_rest].astype(np.uint64)
+    tops = (values[has_rest] >> shifts).astype(np.uint8)
+    columns = np.unpackbits(tops[:, None], axis=1, bitorder="little")
+    used = np.arange(8, dtype=np.uint8) < rest[has_rest][:, None]
+    return b"".join([*planes, pack_mask(columns[used].view(np.bool_))])
+
+
+def unpack_uints(data: bytes, widths: NDArray[Any]) -> NDArray[np.uint64]:
+    """Invert :func:`pack_uints`, strictly.
+
+    Parameters
+    ----------
+    data : bytes
+        Exactly what :func:`pack_uints` returned.
+    widths : ndarray of int
+        The width of each value, in ``[0, 64]``.
+
+    Returns
+    -------
+    ndarray of uint64
+        One-dimensional, as long as `widths`.
+
+    Raises
+    ------
+    WireError
+        If the length is wrong or the padding is not zero.
+    """
+    whole, rest = np.divmod(widths.astype(np.uint8), 8)
+    rest_start = int(whole.sum(dtype=np.int64))
+    if rest_start > len(data):
+        raise WireError(
+            f"unpack_uints: expected at least {rest_start} bytes for {len(widths)} "
+            f"integers, found {len(data)}; the data are cut"
+        )
+    stream = unpack_mask(data[rest_start:], int(rest.sum(dtype=np.int64)))
+    values = np.zeros(len(widths), dtype=np.uint64)
+    has_rest = rest > 0
+    columns = np.zeros((int(np.count_nonzero(has_rest)), 8), dtype=np.bool_)
+    columns[np.arange(8, dtype=np.uint8) < rest[has_rest][:, None]] = stream
+    tops = np.packbits(columns, axis=1, bitorder="little")[:, 0].astype(np.uint64)
+    values[has_rest] = tops << 8 * whole[has_rest].astype(np.uint64)
+    pos = 0
+    for plane in range(int(whole.max(initial=0))):
+        reaches = whole > plane
+        size = int(np.count_nonzero(reaches))
+        column = np.frombuffer(data, dtype=np.uint8, count=size, offset=pos)
+        values[reaches] |= column.astype(np.uint64) << np.uint64(8 * plane)
+        pos += size
+    return values

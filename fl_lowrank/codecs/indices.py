@@ -1,0 +1,169 @@
+"""Index sets to bytes: the count and the places, whatever form is shortest.
+
+The first byte tells the form: 0 nothing, 1 everything, 2 one bit for every index,
+3 gaps under the model of a uniformly random set (`gaps`), 4 gaps as a stream of
+symbols with a table of its own (`symbols`), which finds runs, rows and columns,
+5 the complement in one of these forms.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError, WireError
+from .bits import pack_mask, unpack_mask
+from .gaps import read_random_gaps, write_random_gaps
+from .symbols import decode_symbols, plan_stream
+from .varint import read_varint, write_varint
+
+_NOTHING, _EVERYTHING, _BITMAP, _RANDOM, _STREAM, _COMPLEMENT = range(6)
+
+
+def encode_indices(indices: Tensor, universe: int) -> bytes:
+    """Code a strictly increasing vector of indices, its length included.
+
+    Parameters
+    ----------
+    indices : Tensor
+        One-dimensional, int64, strictly increasing, in ``[0, universe)``; on any
+        device.
+    universe : int
+        How many indices there are.
+
+    Returns
+    -------
+    bytes
+        For a uniformly random set of k indices about
+        ``log2(binomial(universe, k)) / 8`` bytes, for clustered sets fewer.
+
+    Raises
+    ------
+    InputError
+        If the tensor is not such a vector.
+    """
+    if indices.dtype != torch.int64 or indices.dim() != 1:
+        raise InputError(
+            "encode_indices: expected a one-dimensional int64 tensor, found "
+            f"{indices.dtype} of shape {tuple(indices.shape)}; convert it first"
+        )
+    places = indices.detach().cpu().numpy()
+    count = len(places)
+    if count and not (
+        places[0] >= 0 and places[-1] < universe and (places[1:] > places[:-1]).all()
+    ):
+        raise InputError(
+            f"encode_indices: expected strictly increasing indices in [0, {universe}), "
+            f"found {places.min()} to {places.max()} or not increasing; sort them and "
+            "remove doubles"
+        )
+    if 2 * count > universe > count:
+        return bytes([_COMPLEMENT]) + _encode(_complement(places, universe), universe)
+    return _encode(places, universe)
+
+
+def decode_indices(data: bytes, universe: int) -> Tensor:
+    """Invert :func:`encode_indices`.
+
+    Parameters
+    ----------
+    data : bytes
+        What :func:`encode_indices` returned, all of it.
+    universe : int
+        How many indices there are; bounds the memory that is used.
+
+    Returns
+    -------
+    Tensor
+        One-dimensional, int64, strictly increasing, in ``[0, universe)``, on the CPU.
+
+    Raises
+    ------
+    WireError
+        If the bytes hold no such set.
+    """
+    if data[:1] == bytes([_COMPLEMENT]):
+        return torch.from_numpy(_complement(_decode(data[1:], universe), universe))
+    return torch.from_numpy(_decode(data, universe))
+
+
+def _encode(places: NDArray[np.int64], universe: int) -> bytes:
+    count = len(places)
+    if count in (0, universe):
+        return bytes([_EVERYTHING if count else _NOTHING])
+    gaps = np.diff(places, prepend=-1) - 1
+    stream = plan_stream(gaps)
+    sizes = {
+        _BITMAP: 1 + -(-universe // 8),
+        _RANDOM: _random_size(count, int(places[-1]), universe),
+        _STREAM: 1 + len(write_varint(count)) + stream.size_bytes,
+    }
+    form = min(sizes, key=lambda form: sizes[form])
+    if form == _BITMAP:
+        return bytes([_BITMAP]) + pack_mask(_mask(places, universe))
+    body = write_random_gaps(gaps, universe) if form == _RANDOM else stream.write()
+    return bytes([form]) + write_varint(count) + body
+
+
+def _decode(data: bytes, universe: int) -> NDArray[np.int64]:
+    form = data[0] if data else -1
+    if form == _BITMAP:
+        return np.flatnonzero(unpack_mask(data[1:], universe))
+    if form in (_RANDOM, _STREAM):
+        return _read_gaps(data, universe, form)
+    if form in (_NOTHING, _EVERYTHING) and len(data) == 1:
+        return np.arange(universe if form == _EVERYTHING else 0)
+    raise WireError(
+        f"decode_indices: expected a form from 0 to {_COMPLEMENT} (not nested) and its "
+        f"bytes, found {len(data)} bytes that begin with '{data[:1].hex()}'; the data "
+        "are damaged or of a later release"
+    )
+
+
+def _mask(places: NDArray[np.int64], universe: int) -> NDArray[np.bool_]:
+    mask = np.zeros(universe, dtype=np.bool_)
+    mask[places] = True
+    return mask
+
+
+def _complement(places: NDArray[np.int64], universe: int) -> NDArray[np.int64]:
+    return np.flatnonzero(~_mask(places, universe))
+
+
+def _read_gaps(data: bytes, universe: int, form: int) -> NDArray[np.int64]:
+    count, pos = read_varint(data, 1)
+    if not 0 < count < universe:
+        raise WireError(
+            f"decode_indices: expected 1 to {universe - 1} indices, found {count} "
+            "announced; the data are damaged"
+        )
+    if form == _RANDOM:
+        gaps = read_random_gaps(data[pos:], count, universe)
+    else:
+        gaps = decode_symbols(data[pos:], count).numpy()
+    # The sum in float64 guards the exact one, which might overflow.
+    if gaps.min() < 0 or gaps.sum(dtype=np.float64) > 1.001 * universe:
+        raise WireError(
+            f"decode_indices: expected gaps of {universe} indices in all, found "
+            f"{gaps.min()} as the smallest and {gaps.sum(dtype=np.float64):.3g} in "
+            "all; the data are damaged"
+        )
+    places = np.cumsum(gaps + 1) - 1
+    if not 0 <= int(places[-1]) < universe:
+        raise WireError(
+            f"decode_indices: expected indices below {universe}, found {places[-1]}; "
+            "the data are damaged"
+        )
+    return places
+
+
+def _random_size(count: int, last: int, universe: int) -> float:
+    """Bytes of the form for random sets: it depends on no more than these."""
+    chosen = count / universe
+    skipped = last + 1 - count
+    bits = -count * math.log2(chosen) - skipped * math.log1p(-chosen) / math.log(2)
+    return bits / 8 + 8

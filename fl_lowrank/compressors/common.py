@@ -1,0 +1,63 @@
+"""Checks that the decoders share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, SettingError, WireError
+from ..types import Payload
+
+
+def keep_count(fraction: float | None, k: int | None, numel: int) -> int:
+    """Entries kept of ``numel``: ``k``, or the fraction rounded up; at least one."""
+    if k is None:
+        assert fraction is not None
+        k = math.ceil(fraction * numel)
+    return min(max(k, 1), numel)
+
+
+def check_keep(who: str, fraction: float | None, k: int | None) -> None:
+    """Refuse anything but one of ``fraction`` in (0, 1] and ``k >= 1``."""
+    if (fraction is None) == (k is None):
+        msg = (
+            f"{who}: expected either fraction or k, found fraction={fraction} and "
+            f"k={k}; write {who}(fraction=0.01) or {who}(k=100)"
+        )
+        raise SettingError(msg)
+    if fraction is not None and not 0.0 < fraction <= 1.0:
+        msg = f"{who}: expected fraction in (0, 1], found {fraction}"
+        raise SettingError(msg)
+    if k is not None and k < 1:
+        msg = f"{who}: expected k of at least 1, found {k}"
+        raise SettingError(msg)
+
+
+def need(condition: bool, payload: Payload, what: str) -> None:
+    """Raise `WireError` unless the payload is consistent."""
+    if not condition:
+        msg = (
+            f"{payload.kind.name}: {what}, for a tensor of shape {payload.shape}; the "
+            "message is damaged or its sender is at fault"
+        )
+        raise WireError(msg)
+
+
+def finish(payload: Payload, flat: Tensor) -> Tensor:
+    """Give decoded values the payload's dtype and shape, and refuse overflow."""
+    out = flat.to(payload.dtype).reshape(payload.shape)
+    if payload.dtype.is_floating_point:
+        need(bool(torch.isfinite(out).all()), payload, "decoding overflows")
+    return out
+
+
+def check_range(who: str, x: Tensor, factor: float) -> None:
+    """Refuse entries that would overflow their dtype when multiplied."""
+    if x.numel() and float(x.abs().max()) * factor > torch.finfo(x.dtype).max:
+        msg = (
+            f"{who}: entries up to {float(x.abs().max()):.3g} times {factor:.3g} do "
+            f"not fit {x.dtype}; scale the tensor down or use a wider dtype"
+        )
+        raise InputError(msg)

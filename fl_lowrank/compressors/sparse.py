@@ -1,0 +1,221 @@
+"""Few entries are sent: the largest (`TopK`) or random ones (`RandK`).
+
+References
+----------
+A. Beznosikov, S. Horvath, P. Richtarik, M. Safaryan, "On Biased Compression for
+Distributed Learning", JMLR 2023, arXiv 2002.12410: Top-k, and random sparsification
+with its constant.
+
+Differences: index sets are entropy coded, so that they cost about
+``log2 C(d, k)`` bits rather than ``k log2 d``; survivors that are zero are not sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..linalg import working_dtype
+from ..rng import Rng
+from ..types import (
+    Coding,
+    Compressor,
+    Contractive,
+    Exact,
+    Field,
+    Guarantee,
+    Kind,
+    Payload,
+    Shape,
+    State,
+    Unbiased,
+    check_input,
+)
+from .common import check_keep, check_range, finish, keep_count, need
+
+SPARSE = Kind(
+    2, "sparse", ("indices", "values"), (Coding.INDICES, Coding.RAW), inner=("values",)
+)
+SEEDED = Kind(
+    3, "seeded", ("seed", "values"), (Coding.VARINTS, Coding.RAW), inner=("values",)
+)
+
+
+def largest(magnitude: Tensor, k: int) -> Tensor:
+    """Positions of the ``k`` largest nonzero entries, in increasing order.
+
+    Ties go to the smaller position, so that every device chooses alike.
+    """
+    if k >= magnitude.numel():
+        return magnitude.nonzero().reshape(-1)
+    threshold = torch.topk(magnitude, k, sorted=False).values.min()
+    if not threshold > 0:
+        return magnitude.nonzero().reshape(-1)
+    chosen = magnitude > threshold
+    missing = k - int(chosen.sum())
+    chosen[(magnitude == threshold).nonzero().reshape(-1)[:missing]] = True
+    return chosen.nonzero().reshape(-1)
+
+
+def _scatter(payload: Payload, indices: Tensor, values: Tensor) -> Tensor:
+    """Put values into zeros."""
+    out = torch.zeros(payload.numel, dtype=values.dtype, device=values.device)
+    out[indices] = values
+    return finish(payload, out)
+
+
+def _add_scattered(
+    parts: Iterable[tuple[Tensor, Tensor]], weights: Sequence[float], out: Tensor
+) -> None:
+    """Add weighted (positions, values) to a dense sum, without a dense tensor each."""
+    flat = out.view(-1)
+    for (indices, values), weight in zip(parts, weights, strict=True):
+        flat.index_add_(0, indices.to(out.device), values.to(out), alpha=weight)
+
+
+@dataclass(frozen=True)
+class TopK(Compressor):
+    """Keep the entries of largest magnitude as they are.
+
+    Guarantee: ``Contractive(k / d)``, attained when all magnitudes are equal.
+    Wire cost: about ``log2 C(d, k)`` bits for the positions and k values in the
+    input's dtype; ``topk(...) >> natural()`` sends about 2 bits for a value.
+
+    Parameters
+    ----------
+    fraction : float, optional
+        Share of the entries to keep, in (0, 1]; rounded up to at least one.
+    k : int, optional
+        Their number, instead of ``fraction``.
+    """
+
+    name: ClassVar[str] = "topk"
+    norm_nonincreasing: ClassVar[bool] = True
+    composable: ClassVar[bool] = True
+    orthogonal: ClassVar[bool] = True
+
+    fraction: float | None = None
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        check_keep(self.name, self.fraction, self.k)
+
+    def guarantee(self, shape: Shape) -> Guarantee:
+        """Beznosikov et al. (2023), section 2.2: error at most 1 - k/d."""
+        d = math.prod(shape)
+        k = keep_count(self.fraction, self.k, d)
+        return Exact() if k == d else Contractive(k / d)
+
+    def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Entries kept."""
+        return ((keep_count(self.fraction, self.k, math.prod(shape)),),)
+
+    def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
+        """Select by magnitude."""
+        del rng
+        flat = check_input(self.name, x).reshape(-1)
+        indices = largest(flat.abs(), keep_count(self.fraction, self.k, flat.numel()))
+        fields = {
+            "indices": Field(Coding.INDICES, indices),
+            "values": Field(Coding.RAW, flat[indices]),
+        }
+        return Payload(SPARSE, tuple(x.shape), x.dtype, fields), state
+
+    @staticmethod
+    def decode(payload: Payload) -> Tensor:
+        """Put the values into zeros."""
+        return _scatter(payload, *_positions_and_values(payload))
+
+    @classmethod
+    def accumulate_many(
+        cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
+    ) -> None:
+        """Add the survivors alone; no dense tensor is made."""
+        _add_scattered(map(_positions_and_values, payloads), weights, out)
+
+
+def _positions_and_values(payload: Payload) -> tuple[Tensor, Tensor]:
+    indices, values = payload.tensor("indices"), payload.tensor("values")
+    need(
+        indices.numel() == values.numel(),
+        payload,
+        f"{indices.numel()} positions for {values.numel()} values",
+    )
+    return indices.to(values.device), values
+
+
+@dataclass(frozen=True)
+class RandK(Compressor):
+    """Keep random entries, scaled by d/k; the positions travel as a seed.
+
+    Guarantee: ``Unbiased(zeta)`` with ``zeta = d / k`` exactly, for every input
+    (Beznosikov et al., 2023). Inside error feedback use ``shrunk(randk(...))``.
+    Wire cost: k values in the input's dtype and 8 bytes for the seed.
+
+    Parameters
+    ----------
+    fraction : float, optional
+        Share of the entries to keep, in (0, 1]; rounded up to at least one.
+    k : int, optional
+        Their number, instead of ``fraction``.
+    """
+
+    name: ClassVar[str] = "randk"
+    composable: ClassVar[bool] = True
+
+    fraction: float | None = None
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        check_keep(self.name, self.fraction, self.k)
+
+    def guarantee(self, shape: Shape) -> Guarantee:
+        """Beznosikov et al. (2023): a uniform k-subset, scaled by d/k."""
+        d = math.prod(shape)
+        k = keep_count(self.fraction, self.k, d)
+        return Exact() if k == d else Unbiased(d / k)
+
+    def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Entries kept."""
+        return ((keep_count(self.fraction, self.k, math.prod(shape)),),)
+
+    def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
+        """Draw the positions from a seed that the decoder will see."""
+        flat = check_input(self.name, x).reshape(-1)
+        d = flat.numel()
+        k = keep_count(self.fraction, self.k, d)
+        check_range(self.name, flat, d / k if k else 1.0)
+        seed = rng.child("subset").key >> 1  # 63 bits, so that int64 holds it
+        indices = Rng(seed).subset(k, d, flat.device)
+        fields = {
+            "seed": Field(Coding.VARINTS, torch.tensor([seed])),
+            "values": Field(Coding.RAW, flat[indices]),
+        }
+        return Payload(SEEDED, tuple(x.shape), x.dtype, fields), state
+
+    @staticmethod
+    def decode(payload: Payload) -> Tensor:
+        """Draw the same positions again."""
+        return _scatter(payload, *_drawn_and_scaled(payload))
+
+    @classmethod
+    def accumulate_many(
+        cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
+    ) -> None:
+        """Add the survivors alone; no dense tensor is made."""
+        _add_scattered(map(_drawn_and_scaled, payloads), weights, out)
+
+
+def _drawn_and_scaled(payload: Payload) -> tuple[Tensor, Tensor]:
+    seed, values = payload.tensor("seed"), payload.tensor("values")
+    d, k = payload.numel, values.numel()
+    need(seed.numel() == 1 and int(seed) >= 0, payload, "no seed")
+    need(k <= d and (k > 0 or d == 0), payload, f"{k} values")
+    work = values.to(working_dtype(payload.dtype)) * (d / k if k else 1.0)
+    need(bool(torch.isfinite(work).all()), payload, "scaling overflows")
+    return Rng(int(seed)).subset(k, d, values.device), work

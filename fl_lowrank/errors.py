@@ -1,0 +1,45 @@
+"""Everything that fl-lowrank raises on purpose.
+
+::
+
+    CompressionError
+    ├── WireError           bytes from elsewhere that are not what they should be
+    │   └── VersionError    a format version that this release cannot read
+    ├── SpecError           a compressor or rule text that cannot be understood
+    ├── SettingError        a setting outside its range, or settings that clash
+    ├── InputError          a tensor that cannot be compressed (NaN, dtype, shape)
+    └── ProtocolError       client and server disagree about what comes next
+
+Every message names who complains, what was expected, what was found and what
+to do. All of them are ``ValueError`` too, since a value is what was wrong.
+"""
+
+from __future__ import annotations
+
+
+class CompressionError(ValueError):
+    """Base of all errors of this package."""
+
+
+class WireError(CompressionError):
+    """Bytes that do not hold what they announce; the sender is at fault."""
+
+
+class VersionError(WireError):
+    """Bytes of a format version that this release cannot read."""
+
+
+class SpecError(CompressionError):
+    """A text that names no compressor, or names one wrongly."""
+
+
+class SettingError(CompressionError):
+    """A setting that is out of range or clashes with another."""
+
+
+class InputError(CompressionError):
+    """A tensor that cannot be compressed."""
+
+
+class ProtocolError(CompressionError):
+    """A message that does not fit the state of the conversation."""

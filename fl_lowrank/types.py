@@ -1,0 +1,246 @@
+"""The nouns: payloads, guarantees, compressors, and the one convention for each.
+
+Conventions, fixed here for the whole package, for a vector ``x`` and a random
+map ``C``:
+
+========================  ====================================================
+``Unbiased(zeta)``        ``E C(x) = x`` and ``E|C(x)|^2 <= zeta |x|^2``;
+                          ``omega = zeta - 1`` bounds the variance
+``Contractive(delta)``    ``E|C(x) - x|^2 <= (1 - delta) |x|^2``, 0 < delta <= 1
+``Exact()``               ``C(x) = x``
+``NoGuarantee(reason)``   none of the above holds for every input
+========================  ====================================================
+
+The literature uses the same letters for other things: in Albasyoni et al.,
+"Optimal Gradient Compression for Distributed and Federated Learning" (2020,
+arXiv 2010.03246) ``alpha`` is the *error* ``1 - delta`` and ``omega`` the
+variance; in Beznosikov et al., "On Biased Compression for Distributed
+Learning" (JMLR 2023, arXiv 2002.12410) ``delta`` is ``1 / delta`` of ours.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from enum import IntEnum
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .rng import Rng
+
+State: TypeAlias = dict[str, Tensor]
+Shape: TypeAlias = tuple[int, ...]
+
+#: What a compressor accepts; integers travel through ``identity()`` alone.
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Coding(IntEnum):
+    """How the values of a field become bytes; the numbers are wire format."""
+
+    RAW = 0  #: little-endian numbers of the tensor's own dtype
+    BITS = 1  #: booleans, eight a byte
+    INDICES = 2  #: strictly increasing positions in the flattened tensor
+    SYMBOLS = 3  #: small integers of any sign, entropy coded
+    VARINTS = 4  #: a handful of integers of any size and sign
+    NESTED = 5  #: a payload of its own
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named part of a payload: a flat tensor, or a payload, and its coding."""
+
+    coding: Coding
+    value: Tensor | Payload
+
+    @property
+    def tensor(self) -> Tensor:
+        """The value as a tensor; an inner payload must have been decoded before."""
+        if isinstance(self.value, Tensor):
+            return self.value
+        msg = f"Field: expected a tensor, found an undecoded {self.value.kind.name}"
+        raise TypeError(msg)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A form of payload: its number on the wire and its fields in wire order.
+
+    The number, once released, never changes its meaning.
+    """
+
+    code: int
+    name: str
+    fields: tuple[str, ...]
+    #: The one coding of each field, which a decoder may rely on.
+    codings: tuple[Coding, ...]
+    #: Fields of real numbers that ``>>`` may hand to another compressor.
+    inner: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What a compressor yields: everything that is needed to decode, and no more.
+
+    Attributes
+    ----------
+    kind : Kind
+        Says who can decode it.
+    shape, dtype
+        Of the tensor that decoding gives back.
+    fields : Mapping[str, Field]
+        Exactly the names in ``kind.fields``.
+    """
+
+    kind: Kind
+    shape: Shape
+    dtype: torch.dtype
+    fields: Mapping[str, Field]
+
+    @property
+    def numel(self) -> int:
+        """Entries of the tensor that decoding gives back."""
+        return math.prod(self.shape)
+
+    def tensor(self, name: str) -> Tensor:
+        """Values of the field ``name``."""
+        return self.fields[name].tensor
+
+
+@dataclass(frozen=True)
+class Exact:
+    """``C(x) = x`` for every x."""
+
+
+@dataclass(frozen=True)
+class Unbiased:
+    """``E C(x) = x`` and ``E|C(x)|^2 <= zeta |x|^2``."""
+
+    zeta: float
+
+    @property
+    def omega(self) -> float:
+        """Bound of the relative variance, ``zeta - 1``."""
+        return self.zeta - 1.0
+
+
+@dataclass(frozen=True)
+class Contractive:
+    """``E|C(x) - x|^2 <= (1 - delta) |x|^2``."""
+
+    delta: float
+
+
+@dataclass(frozen=True)
+class NoGuarantee:
+    """Nothing holds for every input; ``reason`` says why."""
+
+    reason: str
+
+
+Guarantee: TypeAlias = Exact | Unbiased | Contractive | NoGuarantee
+
+
+class Compressor(ABC):
+    """A pure lossy map with a declared guarantee.
+
+    Subclasses are small frozen dataclasses, so that ``parse(str(c)) == c``.
+    ``decode`` is static: it sees the payload and cannot reach a setting.
+    """
+
+    #: The name in texts such as ``topk(fraction=0.01)``.
+    name: ClassVar[str]
+    #: True if ``|C(x)| <= |x|`` in every realisation.
+    norm_nonincreasing: ClassVar[bool] = False
+    #: True if ``>>`` may hand real numbers of its payload to another compressor.
+    composable: ClassVar[bool] = False
+    #: True if these numbers are the kept part of x itself, with an error orthogonal
+    #: to them: then the errors of the two sides of ``>>`` add up.
+    orthogonal: ClassVar[bool] = False
+    #: True if an entry's code depends on no other entry but through a common scale.
+    elementwise: ClassVar[bool] = False
+
+    def init(self, shape: Shape) -> State:
+        """State before the first message; most compressors remember nothing."""
+        del shape
+        return {}
+
+    @abstractmethod
+    def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
+        """Compress ``x``; gives the payload and the state for the next call."""
+
+    @staticmethod
+    def decode(payload: Payload) -> Tensor:
+        """Rebuild the tensor from a payload whose fields are all tensors.
+
+        Wrappers that only choose or chain others send payloads of those, and have
+        nothing to decode.
+        """
+        msg = f"{payload.kind.name}: this class makes no payloads of its own"
+        raise TypeError(msg)
+
+    @abstractmethod
+    def guarantee(self, shape: Shape) -> Guarantee:
+        """State what holds for every tensor of this shape."""
+
+    def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Shapes of what ``>>`` hands on, for an input of this shape."""
+        del shape
+        return ()
+
+    @classmethod
+    def accumulate_many(
+        cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
+    ) -> None:
+        """Add the weighted payloads to the dense sum ``out``, in place.
+
+        Overridden where that is possible without a dense tensor for each.
+        """
+        for payload, weight in zip(payloads, weights, strict=True):
+            out.add_(cls.decode(payload).to(out.dtype), alpha=weight)
+
+    def __str__(self) -> str:
+        settings = (
+            f"{f.name}={format_setting(getattr(self, f.name))}"
+            for f in fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
+            if f.default is MISSING or getattr(self, f.name) != f.default
+        )
+        return f"{self.name}({', '.join(settings)})"
+
+
+def format_setting(value: object) -> str:
+    """Write a setting as the parser reads it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return str(value)
+
+
+def check_input(who: str, x: Tensor) -> Tensor:
+    """Refuse what no lossy compressor can take; gives ``x`` back, detached.
+
+    Raises
+    ------
+    InputError
+        If ``x`` is not a floating-point tensor or holds NaN or infinity.
+    """
+    if x.dtype not in FLOAT_DTYPES:
+        msg = (
+            f"{who}: expected float16, bfloat16, float32 or float64, found "
+            f"{x.dtype}; integers travel through identity()"
+        )
+        raise InputError(msg)
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).sum())
+        msg = (
+            f"{who}: expected finite numbers, found {bad} NaN or infinite entries "
+            f"of {x.numel()}; training has probably diverged, lower the step"
+        )
+        raise InputError(msg)
+    return x.detach()

@@ -1,0 +1,57 @@
+"""What both ends must agree on about a model: which arrays are compressed, and how.
+
+Integer arrays and the running statistics of normalisation layers travel exactly and
+without memory (lossy coding can make a variance negative); the rest is compressed as
+an update in weighted units, ``num_examples * update / scale``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from .linalg import working_dtype
+from .wire import TensorLayout
+
+#: Arrays that are statistics rather than parameters, by the names torch gives them.
+BUFFERS = ("*running_mean", "*running_var", "*num_batches_tracked")
+
+
+def is_exact(name: str, dtype: torch.dtype, patterns: Iterable[str] = ()) -> bool:
+    """Whether an array travels exactly."""
+    if not dtype.is_floating_point:
+        return True
+    return any(fnmatchcase(name, p) for p in (*BUFFERS, *patterns))
+
+
+def split_layout(
+    model: Mapping[str, TensorLayout], patterns: Iterable[str] = ()
+) -> tuple[dict[str, TensorLayout], dict[str, TensorLayout]]:
+    """Give the layouts of the compressed update and of the exact arrays.
+
+    Updates of float16 arrays are computed and sent in float32.
+    """
+    patterns = tuple(patterns)
+    lossy, exact = {}, {}
+    for name, tensor in model.items():
+        if is_exact(name, tensor.dtype, patterns):
+            exact[name] = tensor
+        else:
+            lossy[name] = TensorLayout(tensor.shape, working_dtype(tensor.dtype))
+    return lossy, exact
+
+
+def weighted_update(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    lossy: Mapping[str, TensorLayout],
+    factor: float,
+) -> dict[str, Tensor]:
+    """Give ``factor * (after - before)`` for the compressed arrays."""
+    return {
+        name: (after[name].to(t.dtype) - before[name].to(t.dtype)) * factor
+        for name, t in lossy.items()
+    }

@@ -1,0 +1,310 @@
+"""Payload <-> bytes.
+
+A message is ``b"FL"``, the format version, a body and the CRC-32 of all that. A
+body is::
+
+    dtype      1 byte
+    shape      varint number of dimensions, then each as varint
+    kind       varint
+    fields     in the order of the kind, each: coding (1 byte), varint length, data
+
+The data of SYMBOLS, BITS and NESTED start with what their decoder must know (the
+count, or a body). Only ``kind.fields`` gives names to fields: the bytes hold none.
+
+Reading is strict and bounded. The announced shape must be the expected one (or
+have at most `MAX_ENTRIES` entries), every field must fit its payload, nothing may
+be left over; anything else is a `WireError`.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .codecs import bits, floats, indices, symbols
+from .codecs.varint import read_varint, unzigzag, write_varint, zigzag
+from .errors import InputError, VersionError, WireError
+from .types import Coding, Field, Kind, Payload, Shape
+
+MAGIC = b"FL"
+VERSION = 1
+#: Entries that a tensor read without an expectation may have.
+MAX_ENTRIES = 1 << 31
+MAX_DIMENSIONS = 16
+MAX_DEPTH = 8
+_CRC_BYTES = 4
+#: A field has at most so many values more than its payload has entries.
+_SPARE_ENTRIES = 64
+_MAX_INTEGERS = 64  # of a field of VARINTS, which are read one by one
+
+#: Numbers of dtypes on the wire; never renumber.
+DTYPES: dict[int, torch.dtype] = {
+    0: torch.float32,
+    1: torch.float16,
+    2: torch.bfloat16,
+    3: torch.float64,
+    4: torch.int64,
+    5: torch.int32,
+    6: torch.int16,
+    7: torch.int8,
+    8: torch.uint8,
+    9: torch.bool,
+}
+_DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """Shape and dtype that a payload must have."""
+
+    shape: Shape
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        """Entries of such a tensor."""
+        return math.prod(self.shape)
+
+
+def pack(payload: Payload) -> bytes:
+    """Write a payload as a message of its own."""
+    return seal(pack_body(payload))
+
+
+def unpack(
+    data: bytes, kinds: Mapping[int, Kind], expect: TensorLayout | None = None
+) -> Payload:
+    """Read a message; ``kinds`` gives meaning to kind numbers.
+
+    Raises
+    ------
+    WireError
+        If the bytes are not exactly one well-formed message of the expected
+        shape and dtype; `VersionError` if they are of another format version.
+    """
+    reader = Reader(open_sealed(data))
+    payload = unpack_body(reader, kinds, expect)
+    reader.finish()
+    return payload
+
+
+def seal(body: bytes) -> bytes:
+    """Put magic, version and checksum around a body."""
+    head = MAGIC + bytes([VERSION]) + body
+    return head + zlib.crc32(head).to_bytes(_CRC_BYTES, "little")
+
+
+def open_sealed(data: bytes) -> bytes:
+    """Check magic, version and checksum, and give the body."""
+    if len(data) < len(MAGIC) + 1 + _CRC_BYTES or data[: len(MAGIC)] != MAGIC:
+        msg = (
+            f"wire: expected a message that starts with {MAGIC!r}, found "
+            f"{len(data)} bytes starting with {bytes(data[:4])!r}; was it sent by "
+            "fl-lowrank?"
+        )
+        raise WireError(msg)
+    version = data[len(MAGIC)]
+    if version != VERSION:
+        msg = (
+            f"wire: expected format version {VERSION}, found {version}; install the "
+            "same major version of fl-lowrank on both ends"
+        )
+        raise VersionError(msg)
+    head, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
+    if zlib.crc32(head) != int.from_bytes(crc, "little"):
+        msg = "wire: checksum does not match; the message was damaged on its way"
+        raise WireError(msg)
+    return head[len(MAGIC) + 1 :]
+
+
+class Reader:
+    """Bounded reading of bytes from front to back."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.pos = 0
+
+    def take(self, count: int) -> bytes:
+        """Take exactly ``count`` bytes."""
+        if count > len(self.data) - self.pos:
+            msg = (
+                f"wire: expected {count} more bytes, found "
+                f"{len(self.data) - self.pos}; the message is truncated"
+            )
+            raise WireError(msg)
+        part = self.data[self.pos : self.pos + count]
+        self.pos += count
+        return part
+
+    def varint(self, at_most: int, what: str) -> int:
+        """Read a number that may not exceed ``at_most``."""
+        value, self.pos = read_varint(self.data, self.pos)
+        if value > at_most:
+            msg = f"wire: {what} is {value}, at most {at_most} is possible here"
+            raise WireError(msg)
+        return value
+
+    def rest(self) -> bytes:
+        """Take all that is left."""
+        return self.take(len(self.data) - self.pos)
+
+    def finish(self) -> None:
+        """Refuse bytes that nobody announced."""
+        if self.pos != len(self.data):
+            msg = f"wire: {len(self.data) - self.pos} bytes left over at the end"
+            raise WireError(msg)
+
+
+def pack_body(payload: Payload) -> bytes:
+    """Write a payload without magic and checksum, to stand inside another."""
+    kind = payload.kind
+    fits = tuple(payload.fields) == kind.fields and all(
+        _may_travel_as(kind, i, field.coding)
+        for i, field in enumerate(payload.fields.values())
+    )
+    if not fits:
+        found = {name: field.coding.name for name, field in payload.fields.items()}
+        expected = {n: c.name for n, c in zip(kind.fields, kind.codings, strict=True)}
+        msg = f"wire: a payload {kind.name} has fields {expected}, found {found}"
+        raise ValueError(msg)
+    parts = [bytes([_dtype_code(payload.dtype)]), write_varint(len(payload.shape))]
+    parts += [write_varint(n) for n in payload.shape]
+    parts.append(write_varint(kind.code))
+    for field in payload.fields.values():
+        data = _field_bytes(field, payload.numel)
+        parts += [bytes([field.coding]), write_varint(len(data)), data]
+    return b"".join(parts)
+
+
+def unpack_body(
+    reader: Reader,
+    kinds: Mapping[int, Kind],
+    expect: TensorLayout | None,
+    depth: int = 0,
+    max_entries: int = MAX_ENTRIES,
+) -> Payload:
+    """Read one body; see `unpack`."""
+    if depth > MAX_DEPTH:
+        msg = f"wire: payloads nested deeper than {MAX_DEPTH}"
+        raise WireError(msg)
+    dtype = DTYPES.get(reader.take(1)[0])
+    ndim = reader.varint(MAX_DIMENSIONS, "the number of dimensions")
+    shape = tuple(reader.varint(max_entries, "a dimension") for _ in range(ndim))
+    # A zero among the dimensions must not hide a product that torch cannot hold.
+    if dtype is None or math.prod(max(n, 1) for n in shape) > max_entries:
+        msg = (
+            f"wire: expected a known dtype and at most {max_entries} entries, found "
+            f"dtype {dtype} and shape {shape}"
+        )
+        raise WireError(msg)
+    if expect is not None and (shape, dtype) != (expect.shape, expect.dtype):
+        msg = (
+            f"wire: expected {expect.dtype} of shape {expect.shape}, found {dtype} of "
+            f"shape {shape}; both ends must train the same model"
+        )
+        raise WireError(msg)
+    code = reader.varint(1 << 16, "the kind")
+    if code not in kinds:
+        msg = (
+            f"wire: payload kind {code} is unknown here; install the same version of "
+            "fl-lowrank on both ends"
+        )
+        raise WireError(msg)
+    fields = _read_fields(reader, kinds, kinds[code], math.prod(shape), depth)
+    return Payload(kinds[code], shape, dtype, fields)
+
+
+def _may_travel_as(kind: Kind, position: int, coding: int) -> bool:
+    """Whether the field at ``position`` may have this coding."""
+    inside = coding == Coding.NESTED and kind.fields[position] in kind.inner
+    return inside or coding == kind.codings[position]
+
+
+def _read_fields(
+    outer: Reader, kinds: Mapping[int, Kind], kind: Kind, numel: int, depth: int
+) -> dict[str, Field]:
+    fields = {}
+    room = numel + _SPARE_ENTRIES
+    for i, name in enumerate(kind.fields):
+        code = outer.take(1)[0]
+        if not _may_travel_as(kind, i, code):
+            msg = (
+                f"wire: field {name!r} of kind {kind.name} travels as "
+                f"{kind.codings[i].name}, found coding {code}; the message is damaged"
+            )
+            raise WireError(msg)
+        reader = Reader(outer.take(outer.varint(len(outer.data), "a field's length")))
+        if code == Coding.NESTED:
+            inner = unpack_body(reader, kinds, None, depth + 1, room)
+            room -= inner.numel  # together they hold no more than their payload
+            fields[name] = Field(Coding.NESTED, inner)
+        else:
+            fields[name] = Field(Coding(code), _read_values(code, reader, numel))
+        reader.finish()
+    return fields
+
+
+def _dtype_code(dtype: torch.dtype) -> int:
+    if dtype not in _DTYPE_CODES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in _DTYPE_CODES)
+        msg = f"wire: expected a dtype out of {names}, found {dtype}; convert it first"
+        raise InputError(msg)
+    return _DTYPE_CODES[dtype]
+
+
+def _field_bytes(field: Field, numel: int) -> bytes:
+    if isinstance(field.value, Payload):
+        return pack_body(field.value)
+    values = field.value
+    if field.coding == Coding.RAW:
+        return bytes([_dtype_code(values.dtype)]) + floats.encode_raw(values)
+    if field.coding == Coding.BITS:
+        return write_varint(values.numel()) + bits.encode_bits(values)
+    if field.coding == Coding.INDICES:
+        return indices.encode_indices(values, numel)
+    if field.coding == Coding.SYMBOLS:
+        return write_varint(values.numel()) + symbols.encode_symbols(values)
+    return b"".join(write_varint(zigzag(int(v))) for v in values.tolist())
+
+
+def _read_values(code: int, reader: Reader, numel: int) -> Tensor:
+    """Read all that is left as the values of one field."""
+    limit = numel + _SPARE_ENTRIES
+    if code == Coding.RAW:
+        return _read_raw(reader, limit)
+    if code == Coding.BITS:
+        count = reader.varint(limit, "a number of bits")
+        return bits.decode_bits(reader.rest(), count)
+    if code == Coding.INDICES:
+        return indices.decode_indices(reader.rest(), numel)
+    if code == Coding.SYMBOLS:
+        count = reader.varint(limit, "a number of symbols")
+        return symbols.decode_symbols(reader.rest(), count)
+    integers: list[int] = []
+    while reader.pos < len(reader.data):
+        integers.append(unzigzag(reader.varint((1 << 64) - 1, "an integer")))
+        if len(integers) > _MAX_INTEGERS:
+            msg = f"wire: expected at most {_MAX_INTEGERS} integers, found more"
+            raise WireError(msg)
+    return torch.tensor(integers, dtype=torch.int64)
+
+
+def _read_raw(reader: Reader, limit: int) -> Tensor:
+    dtype = DTYPES.get(reader.take(1)[0])
+    if dtype is None:
+        msg = "wire: a field of numbers announces an unknown dtype"
+        raise WireError(msg)
+    data = reader.rest()
+    if len(data) > limit * dtype.itemsize:
+        msg = f"wire: expected at most {limit} numbers, found {len(data)} bytes"
+        raise WireError(msg)
+    values = floats.decode_raw(data, dtype)
+    if dtype.is_floating_point and not bool(torch.isfinite(values).all()):
+        msg = "wire: a field holds NaN or infinite numbers"
+        raise WireError(msg)
+    return values

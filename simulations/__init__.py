@@ -1,0 +1,1 @@
+"""The Flower app around the library: data, models, entry points, experiments."""

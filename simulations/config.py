@@ -1,0 +1,180 @@
+"""The run config: what one run is asked to do, checked once, the same everywhere.
+
+The keys and their defaults stand in ``[tool.flwr.app.config]`` of pyproject.toml,
+because Flower refuses a key that is not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from .errors import SimulationError
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One run's settings; a run config key is a field's name with hyphens.
+
+    Attributes
+    ----------
+    dataset, model : str
+        Names in the tables of `simulations.data` and `simulations.models`.
+    train_samples : int
+        Use only so many training samples, always the same ones; 0 uses all.
+    partition : str
+        How labels are spread over the clients: iid, dirichlet or pathological.
+    alpha : float
+        Dirichlet concentration: the smaller, the more the clients' labels differ.
+    size_skew : float
+        Exponent s of the clients' sizes, which fall as rank ** -s; 0 for equal sizes.
+    classes_per_client : int
+        Classes a client holds in the pathological partition.
+    num_rounds : int
+        Communication rounds.
+    fraction_train, fraction_evaluate : float
+        Share of the clients that trains, and that evaluates, in a round.
+    local_epochs, batch_size : int
+        A client's passes over its data in a round, and samples per step.
+    lr, momentum : float
+        The client's SGD.
+    strategy : str
+        The server's optimizer: fedavg, fedavgm or fedadam.
+    server_lr : float
+        The server's step; fedavg has none.
+    uplink, feedback : str
+        Compressor text and feedback of the updates; uplink ``none`` turns both off.
+    timeout : float
+        Seconds the server waits for a round's replies.
+    seed : int
+        Of the partition, the initial model, batches, sampling and compressors.
+    out : str
+        Absolute folder for the results; empty for none.
+    """
+
+    dataset: str
+    model: str
+    train_samples: int
+    partition: str
+    alpha: float
+    size_skew: float
+    classes_per_client: int
+    num_rounds: int
+    fraction_train: float
+    fraction_evaluate: float
+    local_epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    strategy: str
+    server_lr: float
+    uplink: str
+    feedback: str
+    timeout: float
+    seed: int
+    out: str
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high or not math.isfinite(value):
+                raise SimulationError(
+                    f"run config: {_key(name)} must be from {low:g} to {high:g}, "
+                    f"found {value!r}."
+                )
+        if self.out and not Path(self.out).is_absolute():
+            raise SimulationError(
+                f"run config: out must be an absolute folder, since Flower runs the "
+                f"app in a folder of its own, found {self.out!r}."
+            )
+
+    @classmethod
+    def from_run_config(cls, run_config: Mapping[str, Any]) -> Settings:
+        """Read a run config, complete and without unknown keys.
+
+        Parameters
+        ----------
+        run_config : Mapping[str, Any]
+            Flower's ``context.run_config``.
+
+        Returns
+        -------
+        Settings
+            The same, typed and checked.
+        """
+        types = {_key(name): kind for name, kind in get_type_hints(cls).items()}
+        unknown = sorted(set(run_config) - set(types))
+        missing = sorted(set(types) - set(run_config))
+        if unknown or missing:
+            raise SimulationError(
+                f"run config: unknown keys {unknown or 'none'}, missing keys "
+                f"{missing or 'none'}; the keys are {', '.join(types)}."
+            )
+        values = {
+            key.replace("-", "_"): _convert(key, run_config[key], kind)
+            for key, kind in types.items()
+        }
+        return cls(**values)
+
+    def to_run_config(self) -> dict[str, Any]:
+        """Return the settings under Flower's keys.
+
+        Returns
+        -------
+        dict[str, Any]
+            What `from_run_config` reads.
+        """
+        return {_key(name): value for name, value in vars(self).items()}
+
+
+_MANY = 1e9
+_RANGES = (
+    ("train_samples", 0, _MANY),
+    ("alpha", 1e-3, _MANY),
+    ("size_skew", 0, 3),
+    ("classes_per_client", 1, _MANY),
+    ("num_rounds", 1, _MANY),
+    ("fraction_train", 1e-9, 1),
+    ("fraction_evaluate", 0, 1),
+    ("local_epochs", 1, _MANY),
+    ("batch_size", 1, _MANY),
+    ("lr", 1e-12, _MANY),
+    ("momentum", 0, 1),
+    ("server_lr", 1e-12, _MANY),
+    ("timeout", 1, _MANY),
+    ("seed", 0, 2**63 - 1),
+)
+
+
+def default_run_config() -> dict[str, Any]:
+    """Read the defaults of the run config from pyproject.toml.
+
+    Returns
+    -------
+    dict[str, Any]
+        Every key with its default.
+    """
+    with (PROJECT_FOLDER / "pyproject.toml").open("rb") as file:
+        config: dict[str, Any] = tomllib.load(file)["tool"]["flwr"]["app"]["config"]
+    return config
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _convert(key: str, value: Any, kind: type) -> Any:
+    # TOML keeps 1 and 1.0 apart; a user who types lr=1 means the number.
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise SimulationError(
+            f"run config: {key} must be {kind.__name__}, found {value!r}."
+        )
+    return value

@@ -1,0 +1,22 @@
+"""Data sets, loaded once per process, and their partitions over clients."""
+
+from __future__ import annotations
+
+from .dataset import Dataset
+from .load import DATASETS, load_dataset
+from .partition import (
+    PARTITIONS,
+    Partitioning,
+    partition_dataset,
+    partition_statistics,
+)
+
+__all__ = [
+    "DATASETS",
+    "PARTITIONS",
+    "Dataset",
+    "Partitioning",
+    "load_dataset",
+    "partition_dataset",
+    "partition_statistics",
+]

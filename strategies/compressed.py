@@ -1,0 +1,281 @@
+"""`Compressed`: any strategy of Flower, with compressed replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from logging import INFO
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fl_lowrank import feedback as feedbacks
+from fl_lowrank.envelope import EVALUATE, TRAIN
+from fl_lowrank.errors import ProtocolError
+from fl_lowrank.model import ModelCodec
+
+from . import inner as inners
+from . import replies as reading
+from . import sampling
+from .aggregation import Round
+from .conversation import Conversation, Uplink
+from .ledger import Ledger, Purpose
+from .turns import Book
+
+#: Rounds in a row without a usable reply that end the training.
+MAX_EMPTY_ROUNDS = 3
+
+
+class Compressed(Strategy):
+    """Wraps a strategy so that clients send compressed updates.
+
+    ::
+
+        strategy = Compressed(FedAvg(), uplink="topk(fraction=0.01) >> natural()")
+        result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=20)
+
+    and, in the ClientApp, ``mods=[CompressionMod()]``. It is the outermost wrapper:
+    ``Compressed(DifferentialPrivacyServerSideFixedClipping(FedAvg(), ...))``.
+
+    Strategies that are linear in the updates (FedAvg, FedAvgM, FedProx, FedAdam,
+    FedYogi, FedAdagrad) get one reply with the mean update of the round; all others
+    get every reply decoded, which needs ``feedback="plain"``.
+
+    Parameters
+    ----------
+    inner : Strategy
+        Does the averaging, sampling and evaluation.
+    uplink : str, optional
+        A compressor or rules, see `fl_lowrank.ModelCodec`. ``None`` leaves all messages
+        untouched and only counts their bytes.
+    feedback : str
+        ``"ef"`` (default), ``"ef21"`` (for full participation) or ``"plain"``.
+    exact : sequence of str
+        Patterns of arrays that travel exactly, besides integer arrays and running
+        statistics.
+    scale_key : str
+        The number under this key in the train config is the local step: updates are
+        remembered in its units, so that it may change from round to round.
+    linear : bool, optional
+        Says whether ``inner`` only uses the weighted mean of the replies. By default
+        known of Flower's own strategies and assumed false for others.
+    seed : int
+        Of sampling and of all random draws of compressors.
+    node_timeout : float
+        Seconds to wait for enough nodes before the training ends with an error.
+
+    Raises
+    ------
+    SpecError, SettingError
+        If ``uplink`` or ``feedback`` cannot be understood, or do not go with ``inner``.
+    """
+
+    def __init__(
+        self,
+        inner: Strategy,
+        uplink: str | None = "topk(fraction=0.01) >> natural()",
+        feedback: str = "ef",
+        *,
+        exact: Sequence[str] = (),
+        scale_key: str = "lr",
+        linear: bool | None = None,
+        seed: int = 0,
+        node_timeout: float = 600.0,
+    ) -> None:
+        self.inner = inner
+        self.feedback = feedbacks.named(feedback)
+        self.scale_key = scale_key
+        self.seed = seed
+        self.node_timeout = node_timeout
+        self.linear = inners.is_linear(inner) if linear is None else linear
+        self.uplink: Uplink | None = None
+        if uplink is not None:
+            inners.check(inner, self.feedback, linear=self.linear)
+            codec = str(ModelCodec(uplink))
+            key = inners.weight_key(inner)
+            self.uplink = Uplink(codec, self.feedback.name, key, tuple(exact))
+        self._talk: Conversation | None = None
+        self._initial = ArrayRecord()
+        self._arrays = ArrayRecord()
+        self._scale = 1.0
+        self._num_empty = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes and times of the training that was started last."""
+        return Ledger() if self._talk is None else self._talk.ledger
+
+    def summary(self) -> None:
+        """Log what is sent, then the inner strategy's settings."""
+        codec = "as the clients send it" if self.uplink is None else self.uplink.codec
+        log(INFO, "\t├──> Uplink: %s", codec)
+        log(INFO, "\t├──> Feedback: %s", self.feedback.name)
+        self.inner.summary()
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Train; see ``flwr.serverapp.strategy.Strategy.start``.
+
+        Every start is a training of its own: memories and ledger begin empty. The
+        metrics of each round also hold its bytes, see `Ledger.round`.
+
+        Raises
+        ------
+        ProtocolError
+            If no client answers, or three rounds in a row have no usable reply.
+        """
+        layout = reading.model_layout(initial_arrays)
+        dense_bytes = 4 * sum(t.numel for t in layout.values())
+        book = Book(self.feedback)
+        self._talk = Conversation(book, self.seed, timeout, dense_bytes)
+        self._initial = initial_arrays
+        self._num_empty = 0
+        return super().start(
+            grid,
+            initial_arrays,
+            num_rounds,
+            timeout,
+            train_config,
+            evaluate_config,
+            evaluate_fn,
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the inner strategy choose nodes, and add the round's numbers."""
+        self._arrays = arrays
+        scale = config.get(self.scale_key)
+        usable = isinstance(scale, int | float) and 0 < scale < float("inf")
+        self._scale = float(scale) if usable else 1.0  # type: ignore[arg-type]
+        return self._configure(
+            "train", self.inner.configure_train, server_round, arrays, config, grid
+        )
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let the inner strategy choose nodes; memories are settled on the way."""
+        configure = self.inner.configure_evaluate
+        return self._configure(
+            "evaluate", configure, server_round, arrays, config, grid
+        )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Decode the replies and let the inner strategy average them.
+
+        The round is a transaction: turns count as applied only if the inner strategy
+        gives arrays.
+        """
+        talk = self._started()
+        replies = list(replies)
+        valid, errors = talk.match(server_round, replies, "train")
+        if self.uplink is None:
+            arrays, metrics = self.inner.aggregate_train(server_round, replies)
+            return arrays, self._with_bytes(server_round, metrics)
+        this = Round(
+            server_round,
+            self._arrays,
+            self.uplink.exact,
+            self._scale,
+            self.uplink.weight_key,
+        )
+        decoded = this.collect(talk.book, talk.ledger, valid)
+        if not decoded:
+            arrays, metrics = self.inner.aggregate_train(server_round, errors)
+        elif self.linear:
+            arrays, metrics = this.average(self.inner, talk.book, decoded, errors)
+        else:
+            arrays, metrics = this.pass_on(self.inner, decoded, errors)
+        if arrays is None:
+            talk.book.roll_back()
+        else:
+            talk.book.commit()
+            arrays = reading.record_of(reading.tensors_of(arrays), self._initial)
+        self._count_empty(bool(decoded), bool(replies), errors)
+        return arrays, self._with_bytes(server_round, metrics)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Leave out replies that would end the run, and delegate."""
+        replies = list(replies)
+        valid, errors = self._started().match(server_round, replies, "evaluate")
+        if self.uplink is None:
+            return self.inner.aggregate_evaluate(server_round, replies)
+        messages = reading.usable_metrics([m for _, m in valid], self.uplink.weight_key)
+        return self.inner.aggregate_evaluate(server_round, messages + errors)
+
+    def _started(self) -> Conversation:
+        if self._talk is None:
+            msg = (
+                "Compressed: its own start() was not called; it must be the outermost "
+                "wrapper, as in Compressed(DifferentialPrivacy...(FedAvg()))"
+            )
+            raise ProtocolError(msg)
+        return self._talk
+
+    def _configure(
+        self,
+        purpose: Purpose,
+        configure: Callable[..., Iterable[Message]],
+        round_: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> list[Message]:
+        talk = self._started()
+        if self.uplink is None:
+            messages = list(configure(round_, arrays, config, grid))
+            return talk.sent(round_, messages, purpose)
+        seen = sampling.OrderedGrid(
+            grid, talk.directory, talk.book.fid, self.node_timeout
+        )
+        with sampling.seeded(self.seed, purpose, round_):
+            messages = list(configure(round_, arrays, config, seen))
+        code = TRAIN if purpose == "train" else EVALUATE
+        for message in messages:
+            talk.attach(message, round_, code, self.uplink, self._scale)
+        return talk.sent(round_, messages, purpose)
+
+    def _count_empty(self, usable: bool, answered: bool, errors: list[Message]) -> None:
+        """End the training when it has become pointless.
+
+        Raises
+        ------
+        ProtocolError
+            After three rounds in a row without a usable reply.
+        """
+        self._num_empty = 0 if usable else self._num_empty + 1
+        if self._num_empty < MAX_EMPTY_ROUNDS:
+            return
+        why = "no node answered"
+        if errors:
+            why = f"the last error was: {errors[-1].error.reason}"
+        elif answered:
+            why = "none could be decoded, see the log"
+        msg = (
+            f"Compressed: {self._num_empty} rounds in a row without a usable reply; "
+            f"{why}"
+        )
+        raise ProtocolError(msg)
+
+    def _with_bytes(
+        self, round_: int, metrics: MetricRecord | None
+    ) -> MetricRecord | None:
+        """Add the ledger's numbers of the round to its metrics."""
+        if metrics is None:
+            return None
+        totals = self._started().ledger.round(round_)
+        return MetricRecord(dict(metrics.items()) | totals)

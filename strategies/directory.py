@@ -1,0 +1,110 @@
+"""Who is connected, by names that last.
+
+Node ids of Flower are new in each simulated run and after an unauthenticated restart.
+Memories, sampling and random streams therefore go by a client key, which the client's
+mod tells when asked: its ``partition-id``, or its node id where it has none.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Sequence
+from logging import INFO, WARNING
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common import log
+from flwr.serverapp import Grid
+
+import fl_lowrank
+from fl_lowrank.envelope import HELLO, REQUEST_KEY, Request
+from fl_lowrank.errors import ProtocolError
+
+_MAX_KEY = 128
+
+
+class Directory:
+    """Node ids and client keys of the connected nodes."""
+
+    def __init__(self) -> None:
+        self._keys: dict[int, str] = {}
+
+    def key(self, node_id: int) -> str:
+        """Client key of a node; made of its id if it has not introduced itself."""
+        return self._keys.get(node_id, f"node-{node_id}")
+
+    @staticmethod
+    def order(key: str) -> list[tuple[int, str]]:
+        """Sort key of client keys that puts partition-2 before partition-10."""
+        parts = re.findall(r"\d+|\D+", key)
+        return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
+
+    def refresh(self, grid: Grid, fid: bytes, timeout: float) -> list[int]:
+        """Ask new nodes who they are; give all known ones, ordered by client key.
+
+        Raises
+        ------
+        ProtocolError
+            If nodes are connected but none of them answers.
+        """
+        connected = list(grid.get_node_ids())
+        new = [n for n in connected if n not in self._keys]
+        errors: list[str] = []
+        if new:
+            replies = grid.send_and_receive(_hellos(new, fid, timeout), timeout=timeout)
+            errors = self._learn(new, connected, list(replies))
+        known = [n for n in connected if n in self._keys]
+        if connected and not known:
+            why = errors[0] if errors else f"no answer within {timeout:.0f} s"
+            msg = (
+                f"Compressed: none of {len(connected)} nodes introduced itself ({why});"
+                " is CompressionMod() the first of the ClientApp's mods?"
+            )
+            raise ProtocolError(msg)
+        return sorted(known, key=lambda n: self.order(self._keys[n]))
+
+    def _learn(
+        self, asked: Sequence[int], connected: Sequence[int], replies: list[Message]
+    ) -> list[str]:
+        """Note the keys that replies tell; give the reasons of those that do not."""
+        errors = []
+        present = set(connected)
+        taken = {key: n for n, key in self._keys.items() if n in present}
+        for reply in sorted(replies, key=lambda m: m.metadata.src_node_id):
+            node = reply.metadata.src_node_id
+            if reply.has_error() or node not in asked:
+                reason = reply.error.reason if reply.has_error() else "unasked"
+                errors.append(f"node {node}: {reason}")
+                continue
+            key, version = _introduction(reply)
+            if key is None:
+                errors.append(f"node {node}: its reply is not an introduction")
+                continue
+            if taken.setdefault(key, node) != node:
+                log(WARNING, "Compressed: two nodes call themselves %s", key)
+                key = f"{key}@{node}"
+            if version != fl_lowrank.__version__:
+                log(WARNING, "Compressed: node %s runs fl-lowrank %s", node, version)
+            self._keys[node] = key
+        log(INFO, "Compressed: %s nodes introduced themselves", len(self._keys))
+        for error in errors:
+            log(WARNING, "Compressed: %s", error)
+        return errors
+
+
+def _hellos(nodes: Iterable[int], fid: bytes, timeout: float) -> list[Message]:
+    deadline = time.time() + timeout
+    request = Request(HELLO, fid, 0, (0, 0), 0, 0, 1.0, deadline).pack()
+    messages = []
+    for node in nodes:
+        content = RecordDict({REQUEST_KEY: ConfigRecord({REQUEST_KEY: request})})
+        messages.append(Message(content, node, MessageType.TRAIN, ttl=timeout))
+    return messages
+
+
+def _introduction(reply: Message) -> tuple[str | None, str]:
+    record = reply.content.config_records.get(REQUEST_KEY, ConfigRecord())
+    key, version = record.get("client-key"), record.get("version")
+    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
+        return None, ""
+    return key, str(version)[:_MAX_KEY]

@@ -1,0 +1,168 @@
+"""Reading what clients sent, and writing what inner strategies expect.
+
+Everything here works on one reply, so that a bad one costs its sender and nobody
+else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from logging import WARNING
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.common import log
+from torch import Tensor
+
+from fl_lowrank.envelope import STYPE, Reply
+from fl_lowrank.errors import WireError
+from fl_lowrank.model import Layout, ModelCodec, layout_of
+
+MAX_NUM_EXAMPLES = 1e12
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A reply that has been read but not yet decoded."""
+
+    client: str
+    message: Message
+    reply: Reply
+    num_examples: float
+
+
+def tensors_of(record: ArrayRecord) -> dict[str, Tensor]:
+    """Copy the arrays of a record to tensors."""
+    return {k: torch.from_numpy(a.numpy().copy()) for k, a in record.items()}
+
+
+def record_of(tensors: Mapping[str, Tensor], like: ArrayRecord) -> ArrayRecord:
+    """Give tensors as arrays, with the order and dtypes of ``like``."""
+    return ArrayRecord(
+        {
+            name: Array(tensors[name].numpy().astype(np.dtype(array.dtype)))
+            for name, array in like.items()
+        }
+    )
+
+
+def model_layout(record: ArrayRecord) -> Layout:
+    """Names, shapes and dtypes of a model in a record."""
+    return layout_of(tensors_of(record))
+
+
+def read(client: str, message: Message, weight_key: str) -> Incoming:
+    """Find the one compressed array and the number of examples.
+
+    Raises
+    ------
+    WireError
+        If the reply is not one of `CompressionMod`.
+    """
+    arrays = [a for r in message.content.array_records.values() for a in r.values()]
+    if len(arrays) != 1 or arrays[0].stype != STYPE:
+        found = f"{len(arrays)} arrays" + (f" of {arrays[0].stype}" if arrays else "")
+        msg = (
+            f"expected one array of type {STYPE}, found {found}; put CompressionMod() "
+            "first in the ClientApp's mods"
+        )
+        raise WireError(msg)
+    return Incoming(
+        client,
+        message,
+        Reply.unpack(arrays[0].data),
+        num_examples(message, weight_key),
+    )
+
+
+def num_examples(message: Message, weight_key: str) -> float:
+    """Read the weight of a reply; `WireError` unless it is a usable number."""
+    records = list(message.content.metric_records.values())
+    value = records[0].get(weight_key) if len(records) == 1 else None
+    if isinstance(value, int | float) and 0 < value <= MAX_NUM_EXAMPLES:
+        return float(value)
+    msg = (
+        f"expected one MetricRecord with {weight_key!r} in (0, {MAX_NUM_EXAMPLES:g}], "
+        f"found {len(records)} records and {value!r}"
+    )
+    raise WireError(msg)
+
+
+def decode(
+    incoming: Incoming, lossy: Layout, exact: Layout
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Decode the update and the exact arrays; `WireError` if they are not usable."""
+    return (
+        ModelCodec.decode(incoming.reply.lossy, lossy),
+        ModelCodec.decode(incoming.reply.exact, exact),
+    )
+
+
+def same_metrics(messages: Sequence[Message]) -> list[bool]:
+    """Say which replies have the metrics that most of them have.
+
+    Flower ends the whole run when replies disagree, so the minority is left out.
+    """
+
+    def signature(message: Message) -> tuple[object, ...]:
+        return tuple(
+            (key, tuple((k, _length(v)) for k, v in sorted(record.items())))
+            for key, record in sorted(message.content.metric_records.items())
+        )
+
+    signatures = [signature(m) for m in messages]
+    usual = max(Counter(signatures).items(), key=lambda i: i[1], default=((), 0))[0]
+    return [s == usual for s in signatures]
+
+
+def usable_metrics(messages: Sequence[Message], weight_key: str) -> list[Message]:
+    """Leave out evaluation replies that would end the run."""
+    weighted = []
+    for message in messages:
+        try:
+            num_examples(message, weight_key)
+        except WireError as error:
+            log(WARNING, "Compressed: left out an evaluation: %s", error)
+            continue
+        weighted.append(message)
+    usual = same_metrics(weighted)
+    return [m for m, ok in zip(weighted, usual, strict=True) if ok]
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, list) else -1
+
+
+def weighted_mean(
+    parts: Iterable[tuple[Mapping[str, Tensor], float]],
+) -> dict[str, Tensor]:
+    """Average the exact arrays in float64, as Flower does."""
+    total: dict[str, Tensor] = {}
+    weights = 0.0
+    for tensors, weight in parts:
+        weights += weight
+        for name, value in tensors.items():
+            part = value.to(torch.float64) * weight
+            total[name] = total[name] + part if name in total else part
+    return {name: value / weights for name, value in total.items()}
+
+
+def with_arrays(
+    message: Message, arrays: ArrayRecord, weight: tuple[str, float] | None = None
+) -> Message:
+    """Give a reply like ``message`` with other arrays, and another weight."""
+    content = RecordDict(dict(message.content.items()))
+    content[next(iter(message.content.array_records))] = arrays
+    if weight is not None:
+        key = next(iter(message.content.metric_records))
+        metrics = MetricRecord(dict(message.content.metric_records[key].items()))
+        old = metrics[weight[0]]
+        value = weight[1]
+        metrics[weight[0]] = int(value) if isinstance(old, int) else value
+        content[key] = metrics
+    copy = Message(content, reply_to=message)
+    copy.__dict__["_metadata"] = message.metadata
+    return copy

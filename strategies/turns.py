@@ -1,0 +1,193 @@
+"""The server's side of the memory protocol.
+
+`Book` knows for each client the last turn that was applied, and for feedbacks with a
+share the sum of all memories. A round is a transaction: turns are staged, then all
+committed or all rolled back.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fl_lowrank.envelope import Reply, Ticket
+from fl_lowrank.errors import ProtocolError
+from fl_lowrank.feedback import Feedback
+
+
+@dataclass
+class Member:
+    """What the server keeps of one client: O(1), whatever the model.
+
+    Attributes
+    ----------
+    applied : int
+        Id of its last applied turn in this epoch; 0 for none.
+    num_examples : float
+        Weight with which its memory stands in the sum.
+    """
+
+    applied: int = 0
+    num_examples: float = 0.0
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A turn that is applied if the round succeeds."""
+
+    client: str
+    turn: int
+    num_examples: float
+    sent: Mapping[str, Tensor]
+
+
+@dataclass
+class Book:
+    """State of all memories of one training, in mode ``sum``.
+
+    Attributes
+    ----------
+    feedback : Feedback
+        What the clients remember.
+    fid : bytes
+        The training.
+    epoch : int
+        Changes when all memories start anew.
+    members : dict
+        By client key.
+    total : dict
+        Sum of all memories in weighted units, float64; only with a share.
+    num_resets : int
+        How often the epoch has changed.
+    """
+
+    feedback: Feedback
+    fid: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    epoch: int = field(default_factory=lambda: secrets.randbits(64))
+    start: int = field(default_factory=lambda: int(time.time()))
+    members: dict[str, Member] = field(default_factory=dict)
+    total: dict[str, Tensor] = field(default_factory=dict)
+    num_resets: int = 0
+    _seq: int = 0
+    _open: dict[str, Ticket] = field(default_factory=dict)
+    _staged: list[Staged] = field(default_factory=list)
+    _reset: bool = False
+
+    def open(self, client: str) -> tuple[Ticket, int]:
+        """Open a request to a client, closing its older one.
+
+        Returns
+        -------
+        tuple of Ticket and int
+            The ticket, and the last turn of this client that was applied.
+        """
+        self._seq += 1
+        ticket = (self.start, self._seq)
+        self._open[client] = ticket
+        return ticket, self.members.get(client, Member()).applied
+
+    def claim(self, client: str, reply: Reply) -> None:
+        """Accept a reply to the open request, once, and close the request.
+
+        Raises
+        ------
+        ProtocolError
+            If the reply is late, repeated or of another training or epoch, or if the
+            memory it was made with is not the one that the server knows.
+        """
+        if self._open.get(client) != reply.ticket:
+            msg = f"its ticket {reply.ticket} is not the open one; late or repeated"
+            raise ProtocolError(msg)
+        if (reply.fid, reply.epoch) != (self.fid, self.epoch):
+            msg = "it belongs to another training or epoch"
+            raise ProtocolError(msg)
+        del self._open[client]
+        self._check_base(client, reply)
+
+    def _check_base(self, client: str, reply: Reply) -> None:
+        """Refuse a turn that was made with another memory than the server's."""
+        applied = self.members.get(client, Member()).applied
+        if not self.feedback.has_share or reply.base == applied:
+            return
+        if reply.base == 0:
+            self._reset = True
+            msg = "its memory is lost; all memories start anew with the next round"
+            raise ProtocolError(msg)
+        msg = f"its memory holds turn {reply.base:x}, the server applied {applied:x}"
+        raise ProtocolError(msg)
+
+    def stage(self, staged: Staged) -> None:
+        """Note a turn for the end of the round."""
+        self._staged.append(staged)
+
+    @property
+    def staged(self) -> list[Staged]:
+        """Turns of this round so far."""
+        return self._staged
+
+    def estimate(self) -> dict[str, Tensor]:
+        """Give the mean update of the round, in units of ``update / scale``.
+
+        Without a share: the weighted mean of what arrived. With one: the mean of the
+        memories of all members, times the share of the members' weight that took
+        part in this round; this factor keeps old updates from being applied in full
+        again each round when clients are sampled.
+        """
+        arrived = sum(s.num_examples for s in self._staged)
+        if not self.feedback.has_share:
+            sums = _summed(self._staged, {})
+            return {name: value / arrived for name, value in sums.items()}
+        changed = {s.client: s.num_examples for s in self._staged}
+        weights = {c: m.num_examples for c, m in self.members.items() if m.applied}
+        members = sum((weights | changed).values())
+        sums = _summed(self._staged, self.total)
+        # participation * S / N, with participation = arrived / members = arrived / N
+        return {name: v * (arrived / members**2) for name, v in sums.items()}
+
+    def commit(self) -> None:
+        """Apply the staged turns."""
+        if self.feedback.has_share:
+            shares = [
+                Staged(s.client, s.turn, s.num_examples, self.feedback.share(s.sent))
+                for s in self._staged
+            ]
+            self.total = _summed(shares, self.total)
+        if self.feedback.has_memory:
+            for s in self._staged:
+                self.members[s.client] = Member(s.turn, s.num_examples)
+        self._end_round()
+
+    def roll_back(self) -> None:
+        """Apply none of the staged turns; the clients will take them back."""
+        self._end_round()
+
+    def _end_round(self) -> None:
+        self._staged = []
+        self._open.clear()
+        if self._reset:
+            self.reset()
+
+    def reset(self) -> None:
+        """Let all memories start anew: a new epoch."""
+        self.epoch = secrets.randbits(64)
+        self.members.clear()
+        self.total = {}
+        self.num_resets += 1
+        self._reset = False
+
+
+def _summed(staged: list[Staged], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add what was sent to a copy of ``start``, in float64."""
+    total = {name: value.clone() for name, value in start.items()}
+    for s in staged:
+        for name, value in s.sent.items():
+            if name in total:
+                total[name] += value
+            else:
+                total[name] = value.to(torch.float64)
+    return total

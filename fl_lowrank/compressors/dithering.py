@@ -49,6 +49,9 @@ from .common import check_range, finish, need
 
 LEVELS = Kind(5, "levels", ("scale", "levels"), (Coding.RAW, Coding.SYMBOLS))
 
+#: Finer levels would drown in the rounding of the working precision.
+LEAST_ERROR = 1e-6
+
 
 def _relative(x: Tensor, variance: float) -> tuple[Tensor, float, float]:
     """Entries in units of ``2 h |x|``; that unit over the peak; the peak."""
@@ -84,7 +87,7 @@ class SparseDithering(Compressor):
     Parameters
     ----------
     nu : float
-        Bound of the relative squared error, in (0, 1). At 0.1, the paper's
+        Bound of the relative squared error, in [1e-6, 1). At 0.1, the paper's
         choice, the code length is closest to the lower bound.
     """
 
@@ -93,8 +96,11 @@ class SparseDithering(Compressor):
     nu: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.nu < 1.0:
-            msg = f"{self.name}: expected nu in (0, 1), found {self.nu}; try nu=0.1"
+        if not LEAST_ERROR <= self.nu < 1.0:
+            msg = (
+                f"{self.name}: expected nu in [{LEAST_ERROR}, 1), found {self.nu}; "
+                "try nu=0.1"
+            )
             raise SettingError(msg)
 
     def guarantee(self, shape: Shape) -> Guarantee:
@@ -129,7 +135,7 @@ class SparseDitheringUnbiased(Compressor):
     Parameters
     ----------
     omega : float
-        Bound of the relative variance, positive. 0.25 is the paper's choice.
+        Bound of the relative variance, at least 1e-6. 0.25 is the paper's choice.
     """
 
     name: ClassVar[str] = "sparse_dithering_unbiased"
@@ -137,8 +143,11 @@ class SparseDitheringUnbiased(Compressor):
     omega: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.omega < math.inf:
-            msg = f"{self.name}: expected omega > 0, found {self.omega}; try 0.25"
+        if not LEAST_ERROR <= self.omega < math.inf:
+            msg = (
+                f"{self.name}: expected omega of at least {LEAST_ERROR}, found "
+                f"{self.omega}; try omega=0.25"
+            )
             raise SettingError(msg)
 
     def guarantee(self, shape: Shape) -> Guarantee:

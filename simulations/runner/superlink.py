@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import SimulationError
-from .processes import MARK, marked_processes, stop_marked_processes
+from .processes import MARK, stop_marked_processes
 
 CONNECTION = "fl-lowrank-local"
 _START_SECONDS = 120.0
@@ -123,21 +123,6 @@ class LocalSuperLink:
         """
         return self._process is not None and self._process.poll() is None
 
-    def has_process(self, word: str) -> bool:
-        """Say whether one of the run's processes has a word in its command line.
-
-        Parameters
-        ----------
-        word : str
-            Looked for in the arguments.
-
-        Returns
-        -------
-        bool
-            Whether there is one.
-        """
-        return any(word in " ".join(p.cmdline()) for p in marked_processes(self.mark))
-
     @property
     def _neutral_folder(self) -> Path:
         return self._home / "empty"
@@ -155,6 +140,8 @@ class LocalSuperLink:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Else Ray hides the GPU from clients that reserve no share of one.
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
         ray_folder = str(self._home / "ray")
         if len(ray_folder) <= _LONGEST_RAY_FOLDER:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_lowrank.codecs.bits import (
@@ -18,6 +18,7 @@ from fl_lowrank.codecs.bits import (
 from fl_lowrank.errors import InputError, WireError
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.booleans(), max_size=70))
 def test_round_trip(flags: list[bool]) -> None:
     bits = torch.tensor(flags, dtype=torch.bool)
@@ -72,6 +73,7 @@ def test_mutations_give_bits_or_an_error(
     assert num_errors > 500
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.data())
 def test_uints_round_trip_in_their_own_widths(
     values: list[int], data: st.DataObject
@@ -88,6 +90,7 @@ def test_uints_of_too_few_bytes_are_refused() -> None:
         unpack_uints(bytes(15), np.array([64, 64]))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.integers(0, 2**64 - 1)))
 def test_bit_length_is_that_of_int(values: list[int]) -> None:
     lengths = bit_length(np.array(values, dtype=np.uint64))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -104,6 +104,7 @@ def test_large_universes(universe: int) -> None:
     check_round_trip(np.array([0, universe - 1]), universe)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sets(st.integers(0, 300)), st.integers(0, 50))
 def test_round_trip_of_any_set(places: set[int], spare: int) -> None:
     universe = max(places, default=-1) + 1 + spare
@@ -111,6 +112,7 @@ def test_round_trip_of_any_set(places: set[int], spare: int) -> None:
     assert len(data) <= 2 + -(-universe // 8)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(1, 10**6), st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_round_trip_of_random_sets(universe: int, fraction: float, seed: int) -> None:
     count = min(int(fraction**4 * universe), 20_000)

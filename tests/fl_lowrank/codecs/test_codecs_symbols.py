@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -131,12 +131,14 @@ def test_nothing_beats_plain_bits_on_random_bits() -> None:
     assert len(check_round_trip(symbols)) <= 8 * 1000 + 11
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(INT64 | st.integers(-3, 3), max_size=100))
 def test_round_trip_of_any_integers(symbols: list[int]) -> None:
     data = check_round_trip(np.array(symbols, dtype=np.int64))
     assert len(data) <= 1 + 10 * len(symbols)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.integers(-100, 100), min_size=1, max_size=50))
 def test_few_small_symbols_cost_three_bytes_beside_their_bits(
     symbols: list[int],
@@ -146,6 +148,7 @@ def test_few_small_symbols_cost_three_bytes_beside_their_bits(
     assert len(data) <= 3 + -(-width * len(symbols) // 8)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(1, 3000),

@@ -1,0 +1,15 @@
+"""The experiments: tables of run configs, and nothing but tables."""
+
+from __future__ import annotations
+
+from .digits import DIGITS, DIGITS_COMPARE
+from .experiment import Experiment, Run
+from .fashion import FASHION
+
+EXPERIMENTS = {
+    "digits": DIGITS,
+    "digits-compare": DIGITS_COMPARE,
+    "fashion": FASHION,
+}
+
+__all__ = ["EXPERIMENTS", "Experiment", "Run"]

@@ -1,0 +1,39 @@
+"""Fashion-MNIST, 40 clients, the network of 1,474,550 parameters.
+
+Dirichlet(0.3) labels, sizes by a power law, one local epoch. Only a tenth of the
+training images is used: a run then takes minutes on a core, and all settings of the
+table see the same images.
+"""
+
+from __future__ import annotations
+
+from .experiment import Experiment
+
+_TOPK = "topk(fraction=0.01) >> natural()"
+_FEEDBACKS = {
+    "identity": {"uplink": "identity()"},
+    "ef": {"uplink": _TOPK, "feedback": "ef"},
+    "ef21": {"uplink": _TOPK, "feedback": "ef21"},
+}
+_PARTICIPATIONS = {"all": {"fraction-train": 1.0}, "sampled": {"fraction-train": 0.25}}
+
+FASHION = Experiment(
+    num_clients=40,
+    common={
+        "dataset": "fashion-mnist",
+        "model": "cnn",
+        "train-samples": 6000,
+        "alpha": 0.3,
+        "num-rounds": 60,
+        "fraction-evaluate": 0.05,
+        "local-epochs": 1,
+        "batch-size": 32,
+        "lr": 0.05,
+    },
+    settings={
+        f"{feedback}-{participation}": changes | share
+        for participation, share in _PARTICIPATIONS.items()
+        for feedback, changes in _FEEDBACKS.items()
+    },
+    seeds=(0, 1),
+)

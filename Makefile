@@ -7,6 +7,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
+# A run starts many processes; compiling torch and Flower anew in each takes minutes.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test check
 

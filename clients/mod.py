@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from logging import INFO, WARNING
@@ -28,7 +27,7 @@ from fl_lowrank.envelope import EVALUATE, HELLO, REQUEST_KEY, STYPE, Reply, Requ
 from fl_lowrank.errors import CompressionError, InputError, ProtocolError
 from fl_lowrank.model import ModelCodec, layout_of
 from fl_lowrank.rng import Rng
-from fl_lowrank.updates import split_layout, weighted_update
+from fl_lowrank.updates import MAX_NUM_EXAMPLES, split_layout, weighted_update
 
 from . import storage, turns
 
@@ -205,8 +204,10 @@ def _num_examples(reply: Message, key: str) -> float:
             f"{len(records)} records"
         )
         raise ProtocolError(msg)
-    if not (math.isfinite(value) and value > 0):
-        msg = f"expected a positive number {key!r} in the reply, found {value}"
+    if not 0 < value <= MAX_NUM_EXAMPLES:
+        msg = (
+            f"expected {key!r} in (0, {MAX_NUM_EXAMPLES:g}] in the reply, found {value}"
+        )
         raise ProtocolError(msg)
     return float(value)
 

@@ -105,7 +105,11 @@ def settle(
         settled = replace(memory, tensors=tensors, base=turn)
         return replace(settled, pending=None, unsettled=0), False
     if request.applied != memory.base:
-        return _emptied(memory), bool(memory.tensors)
+        # To a server with a sum, base 0 says that the memory is lost. Without one an
+        # empty memory follows any turn, and what it gathers from now on must not be
+        # lost too when the next turn does not arrive.
+        base = 0 if feedback.has_share else request.applied
+        return replace(_emptied(memory), base=base), bool(memory.tensors)
     if memory.pending is None:
         return memory, False
     unsettled = memory.unsettled + 1

@@ -18,6 +18,7 @@ from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
 from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
+from .errors import WireError
 from .types import Coding, Compressor, Field, Kind, Payload
 from .wire import TensorLayout
 
@@ -77,8 +78,8 @@ def accumulate(
     Raises
     ------
     WireError
-        If the fields of a payload contradict each other; ``out`` may then already
-        hold payloads of other kinds.
+        If the fields of a payload contradict each other, or the sum overflows;
+        ``out`` is then spoilt.
     """
     groups: dict[Kind, list[tuple[Payload, float]]] = defaultdict(list)
     for outer, outer_weight in zip(payloads, weights, strict=True):
@@ -92,6 +93,12 @@ def accumulate(
     for kind, group in groups.items():
         many, factors = zip(*group, strict=True)
         DECODERS[kind].accumulate_many(many, factors, out)
+    if not bool(out.isfinite().all()):
+        msg = (
+            f"accumulate: the sum of {len(payloads)} payloads overflows {out.dtype}; "
+            "a sender is at fault, decode them one by one to find it"
+        )
+        raise WireError(msg)
 
 
 def _resolved(payload: Payload) -> Payload:

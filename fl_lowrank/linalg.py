@@ -34,8 +34,13 @@ def normalised(x: Tensor) -> tuple[Tensor, float]:
     The zero tensor and the empty one come back with scale 0.
     """
     work = x.to(working_dtype(x.dtype))
-    peak = float(work.abs().max()) if work.numel() else 0.0
-    return (work / peak, peak) if peak > 0.0 else (work, 0.0)
+    if not work.numel():
+        return work, 0.0
+    top = work.abs().max()
+    peak = float(top)
+    # Divided by a tensor: CUDA would multiply by the reciprocal of a Python number,
+    # which is infinite for subnormal ones.
+    return (work / top, peak) if peak > 0.0 else (work, 0.0)
 
 
 def truncated_svd(a: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -202,7 +202,7 @@ class Compressor(ABC):
         Overridden where that is possible without a dense tensor for each.
         """
         for payload, weight in zip(payloads, weights, strict=True):
-            out.add_(cls.decode(payload).to(out.dtype), alpha=weight)
+            out.add_(cls.decode(payload).to(out), alpha=weight)
 
     def __str__(self) -> str:
         settings = (

@@ -18,6 +18,8 @@ from .wire import TensorLayout
 
 #: Arrays that are statistics rather than parameters, by the names torch gives them.
 BUFFERS = ("*running_mean", "*running_var", "*num_batches_tracked")
+#: A larger number of examples is a mistake, and would drown all other updates.
+MAX_NUM_EXAMPLES = 1e12
 
 
 def is_exact(name: str, dtype: torch.dtype, patterns: Iterable[str] = ()) -> bool:

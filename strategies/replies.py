@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -20,8 +21,9 @@ from torch import Tensor
 from fl_lowrank.envelope import STYPE, Reply
 from fl_lowrank.errors import WireError
 from fl_lowrank.model import Layout, ModelCodec, layout_of
+from fl_lowrank.updates import MAX_NUM_EXAMPLES
 
-MAX_NUM_EXAMPLES = 1e12
+OTHER_METRICS = "its metrics differ in keys from those of most replies"
 
 
 @dataclass(frozen=True)
@@ -118,18 +120,27 @@ def same_metrics(messages: Sequence[Message]) -> list[bool]:
     return [s == usual for s in signatures]
 
 
-def usable_metrics(messages: Sequence[Message], weight_key: str) -> list[Message]:
+def usable_metrics(
+    valid: Sequence[tuple[str, Message]], weight_key: str
+) -> list[Message]:
     """Leave out evaluation replies that would end the run."""
     weighted = []
-    for message in messages:
+    for client, message in valid:
         try:
             num_examples(message, weight_key)
         except WireError as error:
-            log(WARNING, "Compressed: left out an evaluation: %s", error)
+            log(WARNING, "Compressed: left out the evaluation of %s: %s", client, error)
             continue
-        weighted.append(message)
-    usual = same_metrics(weighted)
-    return [m for m, ok in zip(weighted, usual, strict=True) if ok]
+        weighted.append((client, message))
+    usable = []
+    usual = same_metrics([m for _, m in weighted])
+    for (client, message), ok in zip(weighted, usual, strict=True):
+        if ok:
+            usable.append(message)
+        else:
+            text = "Compressed: left out the evaluation of %s: %s"
+            log(WARNING, text, client, OTHER_METRICS)
+    return usable
 
 
 def _length(value: object) -> int:
@@ -163,6 +174,6 @@ def with_arrays(
         value = weight[1]
         metrics[weight[0]] = int(value) if isinstance(old, int) else value
         content[key] = metrics
-    copy = Message(content, reply_to=message)
-    copy.__dict__["_metadata"] = message.metadata
-    return copy
+    other = copy(message)
+    other.content = content
+    return other

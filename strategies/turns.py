@@ -189,5 +189,6 @@ def _summed(staged: list[Staged], start: Mapping[str, Tensor]) -> dict[str, Tens
             if name in total:
                 total[name] += value
             else:
-                total[name] = value.to(torch.float64)
+                # A copy: what was sent in float64 must not be added to below.
+                total[name] = value.to(torch.float64, copy=True)
     return total

@@ -71,6 +71,7 @@ LAWS: tuple[Law, ...] = (
     check_scaling_equivariant,
     check_variance_is_not_zero_off_grid,
 )
+SHAPELESS_LAWS = (check_text_rebuilds_it, check_handles_scalar_empty_and_one)
 #: Laws about means over many draws, tried on a few shapes.
 STATISTICAL_LAWS: tuple[Law, ...] = (
     check_unbiased_within_5_sigma,
@@ -82,13 +83,22 @@ STATISTICAL_LAWS: tuple[Law, ...] = (
 def grid(
     law: Law, shapes: Iterable[Shape] = SHAPES, dtypes: Iterable[torch.dtype] = DTYPES
 ) -> Iterator[tuple[Shape, torch.dtype]]:
-    """Say where a law is tried: statistical ones only where means are nearly normal.
+    """Say where a law is tried.
 
-    These run on all shapes in float32, and in other dtypes on the last shape.
+    Laws that look at no shape, or at small shapes of their own, are tried on one.
+    Statistical ones are tried where means are nearly normal: in float32 on the first
+    and last of such shapes, in other dtypes on the last. The ends of the dtype are
+    tried on these too, and on the first of all.
     """
     shapes = list(shapes)
-    if law in STATISTICAL_LAWS:
-        shapes = [s for s in shapes if math.prod(s) >= FEW_ENTRIES]
+    many = [s for s in shapes if math.prod(s) >= FEW_ENTRIES]
+    ends = many[:: max(len(many) - 1, 1)]
+    if law in SHAPELESS_LAWS:
+        shapes = shapes[:1]
+    elif law is check_large_and_tiny_numbers:
+        shapes = [*shapes[:1], *ends]
+    elif law in STATISTICAL_LAWS:
+        shapes = ends
     for shape in shapes:
         for dtype in dtypes:
             everywhere = law not in STATISTICAL_LAWS or dtype == torch.float32
@@ -153,6 +163,7 @@ def check_all(
 __all__ = [
     "DTYPES",
     "LAWS",
+    "SHAPELESS_LAWS",
     "SHAPES",
     "STATISTICAL_LAWS",
     "byte_bound",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,6 +29,21 @@ SHAPES: tuple[Shape, ...] = (
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+#: Names of all examples.
+NAMES = (
+    "normal",
+    "all equal",
+    "midway between powers of two",
+    "four thirds",
+    "one hot",
+    "89% equal",
+    "heavy tails",
+    "mostly zero",
+    "flat spectrum",
+    "rank one, zero columns",
+)
+
+
 def rng_for(*keys: int | str) -> Rng:
     """Give the stream for one use in one law."""
     return stream(SEED, *keys)
@@ -36,17 +53,31 @@ def gaussian(
     shape: Shape, dtype: torch.dtype, device: torch.device | str, key: int = 0
 ) -> Tensor:
     """Draw standard normal numbers, the same for the same key."""
-    draws = rng_for("gaussian", key).normal(math.prod(shape))
-    return draws.reshape(shape).to(device, dtype)
+    draws = _normal(math.prod(shape), key)
+    return draws.reshape(shape).to(device, dtype, copy=True)
+
+
+@lru_cache(maxsize=64)
+def _normal(count: int, key: int) -> Tensor:
+    return rng_for("gaussian", key).normal(count)
 
 
 def examples(
-    shape: Shape, dtype: torch.dtype, device: torch.device | str
+    shape: Shape,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    names: Iterable[str] = NAMES,
 ) -> dict[str, Tensor]:
     """Give ordinary and adversarial tensors of one shape, by name.
 
     Magnitudes stay below 100, so that scaling by d/k fits float16.
     """
+    made = _examples(shape)
+    return {k: made[k].reshape(shape).to(device, dtype, copy=True) for k in names}
+
+
+@lru_cache(maxsize=64)
+def _examples(shape: Shape) -> dict[str, Tensor]:
     d = math.prod(shape)
     normal = gaussian(shape, torch.float64, "cpu").reshape(-1)
     sign = torch.where(normal < 0, -1.0, 1.0)
@@ -68,7 +99,7 @@ def examples(
     thin = torch.outer(normal[:m], normal[-n:] if n else normal[:0])
     thin[:, ::3] = 0.0
     draws["rank one, zero columns"] = thin.reshape(-1)
-    return {k: v.reshape(shape).to(device, dtype) for k, v in draws.items()}
+    return draws
 
 
 def relative(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

@@ -50,7 +50,7 @@ def check_decodes_from_bytes_alone(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> None:
-    """The bytes alone give the tensor: no instance, no setting, no memory of a call.
+    """Decode from bytes alone: no instance, no setting, no memory of a call.
 
     ``decode`` must be static, the fields must come back bit for bit, and a message
     must decode to the same tensor after another one has been encoded.
@@ -62,7 +62,8 @@ def check_decodes_from_bytes_alone(
         shape,
         "decode must be a staticmethod, so that it cannot reach settings",
     )
-    for name, x in examples(shape, dtype, device).items():
+    names = ("normal", "one hot", "heavy tails", "mostly zero")
+    for name, x in examples(shape, dtype, device, names).items():
         payload, _ = compressor.encode(x, fresh(compressor, x), rng_for(name))
         data = wire.pack(payload)
         near = decoders.decode(payload)
@@ -87,9 +88,10 @@ def check_keeps_shape_and_dtype(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Decoding gives the shape and dtype of the input back, also of a strided one."""
+    """Give the shape and dtype of the input back, also of a strided one."""
     x = gaussian(shape, dtype, device)
-    strided = gaussian(shape[::-1], dtype, device).permute(*reversed(range(len(shape))))
+    backwards = gaussian(shape[::-1], dtype, device)
+    strided = backwards.permute(tuple(reversed(range(len(shape)))))
     for what, tensor in (("contiguous", x), ("strided", strided)):
         tracked = tensor.clone(memory_format=torch.preserve_format).requires_grad_()
         payload, _ = compressor.encode(tracked, fresh(compressor, x), rng_for(what))
@@ -105,7 +107,10 @@ def check_keeps_shape_and_dtype(
     plain, _ = compressor.encode(
         strided.contiguous(), fresh(compressor, x), rng_for("strided")
     )
-    ok = x.numel() == 0 or _near(strided, decoders.decode(plain), y)
+    _, left, right = relative(x, decoders.decode(plain), y)
+    off = float((left - right).norm())
+    # Sums in another order differ in the last places, a wrong order differs in all.
+    ok = off <= max(rounding(x), 1e-2 * float(left.norm()))
     require(ok, compressor, x, "a strided tensor is read in the wrong order")
 
 
@@ -222,8 +227,9 @@ def check_large_and_tiny_numbers(
     not for numbers 10,000 times smaller than the largest one.
     """
     info = torch.finfo(dtype)
+    names = ("normal", "all equal", "heavy tails", "rank one, zero columns")
     for magnitude in (info.max, info.max / 3, info.max / 1e5, info.tiny, info.tiny / 8):
-        for name, x in examples(shape, torch.float64, device).items():
+        for name, x in examples(shape, torch.float64, device, names).items():
             if not bool(x.any()):
                 continue
             x = (x / x.abs().max() * magnitude).to(dtype)
@@ -272,7 +278,7 @@ def check_guarantee_is_stated(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> None:
-    """The constants are possible ones, ``Exact`` is exact, ``NoGuarantee`` says why."""
+    """State possible constants; ``Exact`` is exact and ``NoGuarantee`` says why."""
     match compressor.guarantee(shape):
         case Unbiased(zeta):
             require(zeta >= 1.0, compressor, shape, f"zeta = {zeta} is below 1")

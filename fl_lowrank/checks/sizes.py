@@ -52,7 +52,7 @@ def sparse_dithering_bytes(d: int, nu: float) -> float:
 
 
 def sparse_dithering_unbiased_bytes(d: int, omega: float) -> float:
-    """Expectation of Albasyoni et al.: ``30 + log2 d + (log2 3 + 1/(2 sqrt omega)) d``."""
+    """Mean of Albasyoni et al.: ``30 + log2 d + (log2 3 + 1 / (2 sqrt omega)) d``."""
     per_entry = math.log2(3.0) + 0.5 / math.sqrt(omega)
     return (30.0 + math.log2(max(d, 1)) + per_entry * d) / 8.0
 

@@ -46,18 +46,24 @@ def need(condition: bool, payload: Payload, what: str) -> None:
 
 
 def finish(payload: Payload, flat: Tensor) -> Tensor:
-    """Give decoded values the payload's dtype and shape, and refuse overflow."""
+    """Give decoded values the payload's dtype and shape; too large ones saturate.
+
+    The input was finite, so the nearest finite number is never farther from it.
+    """
     out = flat.to(payload.dtype).reshape(payload.shape)
-    if payload.dtype.is_floating_point:
-        need(bool(torch.isfinite(out).all()), payload, "decoding overflows")
+    if payload.dtype.is_floating_point and not bool(torch.isfinite(out).all()):
+        need(not bool(out.isnan().any()), payload, "decodes to NaN")
+        largest = torch.finfo(payload.dtype).max
+        out = out.clamp(-largest, largest)
     return out
 
 
 def check_range(who: str, x: Tensor, factor: float) -> None:
     """Refuse entries that would overflow their dtype when multiplied."""
-    if x.numel() and float(x.abs().max()) * factor > torch.finfo(x.dtype).max:
+    peak = float(x.detach().abs().max()) if x.numel() else 0.0
+    if peak * factor > torch.finfo(x.dtype).max:
         msg = (
-            f"{who}: entries up to {float(x.abs().max()):.3g} times {factor:.3g} do "
-            f"not fit {x.dtype}; scale the tensor down or use a wider dtype"
+            f"{who}: entries up to {peak:.3g} times {factor:.3g} do not fit "
+            f"{x.dtype}; scale the tensor down or use a wider dtype"
         )
         raise InputError(msg)

@@ -62,7 +62,10 @@ def _relative(x: Tensor, variance: float) -> tuple[Tensor, float, float]:
 
 
 def _payload(x: Tensor, scale: float, levels: Tensor) -> Payload:
-    value = torch.tensor([scale], dtype=working_dtype(x.dtype))
+    dtype = working_dtype(x.dtype)
+    if scale < torch.finfo(dtype).tiny:
+        dtype = torch.float64  # a subnormal float32 has too few digits
+    value = torch.tensor([scale], dtype=dtype)
     fields = {
         "scale": Field(Coding.RAW, value),
         "levels": Field(Coding.SYMBOLS, levels.to(torch.int64)),
@@ -112,6 +115,8 @@ class SparseDithering(Compressor):
         """Round, then project x on the direction of the levels."""
         del rng
         relative, unit, peak = _relative(check_input(self.name, x), self.nu)
+        reach = 1.5 * (1.0 + math.sqrt(self.nu))  # of levels and scale, over the peak
+        check_range(self.name, x.to(working_dtype(x.dtype)), reach)
         levels = torch.sign(relative) * torch.floor(relative.abs() + 0.5)
         wide = levels.to(torch.float64)
         square = float(wide.square().sum())

@@ -22,6 +22,7 @@ Gaussian one, so that the guarantee of a cold start holds for every message.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ from ..types import (
     State,
     check_input,
 )
-from .common import finish, need
+from .common import check_range, finish, need
 from .dense import dense_payload
 
 LOWRANK = Kind(
@@ -118,6 +119,10 @@ class LowRank(Compressor):
         check_input(self.name, x)
         if not _pays(tuple(x.shape), self.rank):
             return dense_payload(x.detach()), state
+        # Both factors together may be so much larger than the tensor, and a
+        # compressor of them may double each.
+        room = 4.0 * self.rank * math.sqrt(x.numel())
+        check_range(self.name, x.to(working_dtype(x.dtype)), room)
         matrix, peak = normalised(as_matrix(x.detach()))
         left, right, state = self.factorise(matrix, state, rng)
         # The scale is split, so that neither factor leaves the range of its dtype.

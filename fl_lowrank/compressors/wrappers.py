@@ -68,13 +68,12 @@ class Then(Compressor):
         parts = [self.inner.guarantee(s) for s in self.outer.inner_shapes(shape)]
         if all(isinstance(part, Exact) for part in parts):
             return first
-        if self.outer.orthogonal and isinstance(first, Exact | Contractive):
+        if isinstance(first, Exact) and len(parts) == 1:
+            return parts[0]  # all of x is handed on
+        if self.outer.orthogonal and isinstance(first, Contractive):
             error = max(_relative_error(part) for part in parts)
-            delta = first.delta if isinstance(first, Contractive) else 1.0
-            if isinstance(first, Exact) and isinstance(parts[0], Unbiased):
-                return parts[0]
             if error < 1.0:
-                return Contractive(delta * (1.0 - error))
+                return Contractive(first.delta * (1.0 - error))
         if isinstance(first, Unbiased) and isinstance(parts[0], Unbiased):
             return Unbiased(first.zeta * parts[0].zeta)
         return NoGuarantee(

@@ -15,7 +15,10 @@ _FEEDBACKS = {
     "ef": {"uplink": _TOPK, "feedback": "ef"},
     "ef21": {"uplink": _TOPK, "feedback": "ef21"},
 }
-_PARTICIPATIONS = {"all": {"fraction-train": 1.0}, "sampled": {"fraction-train": 0.25}}
+_PARTICIPATIONS = {
+    "all": {"fraction-train": 1.0, "num-rounds": 50},
+    "sampled": {"fraction-train": 0.25, "num-rounds": 100},
+}
 
 FASHION = Experiment(
     num_clients=40,
@@ -24,7 +27,6 @@ FASHION = Experiment(
         "model": "cnn",
         "train-samples": 6000,
         "alpha": 0.3,
-        "num-rounds": 60,
         "fraction-evaluate": 0.05,
         "local-epochs": 1,
         "batch-size": 32,

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..config import PROJECT_FOLDER
 from ..errors import SimulationError
 from ..experiments import Run
-from ..results import Round, RunFolder
+from ..results import RunFolder
+from .failures import LOG_NAME, last_line, raise_written_error
 from .processes import has_process
+from .progress import OnRound
 from .superlink import CONNECTION, LocalSuperLink
-
-OnRound = Callable[[Round], None]
 
 _POLL_SECONDS = 0.2
 _CHECK_SECONDS = 2.0
 # The process that holds the ServerApp, and what it may take to say goodbye.
 _SERVER_PROCESS = "flwr-simulation"
 _GOODBYE_SECONDS = 6.0
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def run_with_flower(
@@ -55,7 +52,7 @@ def run_with_flower(
     SimulationError
         If the run did not complete, with the reason in one sentence.
     """
-    log_path = folder / "log.txt"
+    log_path = folder / LOG_NAME
     process = link.start_flwr(
         "run",
         str(PROJECT_FOLDER),
@@ -70,12 +67,10 @@ def run_with_flower(
     )
     results = RunFolder(folder)
     _watch(link, process, results, on_round)
-    error = results.read("error.json")
-    if error is not None:
-        raise SimulationError(_sentence(error, log_path))
+    raise_written_error(folder)
     if process.returncode != 0:
         raise SimulationError(
-            f"flwr run refused: {_last_line(log_path)} (see {log_path})."
+            f"flwr run refused: {last_line(log_path)} (see {log_path})."
         )
     status = link.last_run().get("status", "unknown")
     num_rounds = len(results.read_rounds()) - 1
@@ -125,21 +120,3 @@ def _report(results: RunFolder, num_seen: int, on_round: OnRound) -> int:
 def _toml(config: dict[str, Any]) -> str:
     # A JSON string, number or boolean is written alike in TOML.
     return " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
-
-
-def _sentence(error: dict[str, Any], log_path: Path) -> str:
-    message = " ".join(str(error["message"]).split())
-    if error["type"] != SimulationError.__name__:
-        message = f"{error['type']}: {message}"
-    client = re.search(r"Received error in reply.*?: (.*)", _read(log_path))
-    hint = f" First client error: {client[1].strip()}." if client else ""
-    return f"the ServerApp failed: {message}{hint} See {log_path}."
-
-
-def _last_line(log_path: Path) -> str:
-    lines = [line.strip() for line in _read(log_path).splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
-
-
-def _read(log_path: Path) -> str:
-    return _COLOUR.sub("", log_path.read_text("utf-8", errors="replace"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..results import Round
+
+OnRound = Callable[[Round], None]
 
 _LINES_WITHOUT_TERMINAL = 10
 
@@ -54,8 +57,6 @@ class Display:
         RunDisplay
             To be called with each round.
         """
-        if not self._console.is_terminal:
-            self._console.print(f"{name}: {num_rounds} rounds")
         return RunDisplay(self._console, self._progress, name, num_rounds)
 
 
@@ -67,6 +68,7 @@ class RunDisplay:
     ) -> None:
         self._console = console
         self._progress = progress
+        self._name = name
         self._num_rounds = num_rounds
         self._bytes_up = 0
         self._task = progress.add_task(name, total=num_rounds, numbers="starting")
@@ -87,4 +89,6 @@ class RunDisplay:
         self._progress.update(self._task, completed=number, numbers=numbers)
         every = max(1, self._num_rounds // _LINES_WITHOUT_TERMINAL)
         if not self._console.is_terminal and number % every == 0:
-            self._console.print(f"  round {number}/{self._num_rounds}  {numbers}")
+            self._console.print(
+                f"{self._name}: round {number}/{self._num_rounds}  {numbers}"
+            )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fl_lowrank as fll
 from fl_lowrank import decoders, wire
+from fl_lowrank.codecs.varint import write_varint
 from fl_lowrank.compressors.dense import DENSE, HALF, dense_payload
 from fl_lowrank.compressors.natural import POWERS
 from fl_lowrank.compressors.sparse import SPARSE
@@ -59,7 +60,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (7,), (3, 5), (2, 0, 4), (2, 3, 1, 2)])
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (1,), (7,), (3, 5), (2, 0, 4), (2, 3, 1, 2)]
+)
 def test_every_dtype_and_shape_comes_back_bit_for_bit(
     dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
@@ -115,9 +118,8 @@ def test_the_format_is_pinned() -> None:
 
 
 def test_numbers_of_dtypes_are_pinned() -> None:
-    assert [str(d).removeprefix("torch.") for d in DTYPES.values()] == (
-        "float32 float16 bfloat16 float64 int64 int32 int16 int8 uint8 bool".split()
-    )
+    names = " ".join(str(d).removeprefix("torch.") for d in DTYPES.values())
+    assert names == "float32 float16 bfloat16 float64 int64 int32 int16 int8 uint8 bool"
     assert list(DTYPES) == list(range(10))
 
 
@@ -126,26 +128,28 @@ def test_the_frame_costs_few_bytes() -> None:
     assert len(fll.pack(dense_payload(x))) - 4 * x.numel() <= 20
 
 
-def test_pack_refuses_fields_that_are_not_of_the_kind() -> None:
-    values = Field(Coding.RAW, torch.ones(2))
-    positions = Field(Coding.INDICES, torch.tensor([0, 1]))
-    wrong = {
-        "a field is missing": {"values": values},
-        "another order": {"values": values, "indices": positions},
-        "another coding": {
-            "indices": Field(Coding.VARINTS, torch.tensor([0, 1])),
-            "values": values,
-        },
-        "nested where nobody would decode it": {
+VALUES = Field(Coding.RAW, torch.ones(2))
+POSITIONS = Field(Coding.INDICES, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"values": VALUES},
+        {"values": VALUES, "indices": POSITIONS},
+        {"indices": Field(Coding.VARINTS, torch.tensor([0, 1])), "values": VALUES},
+        {
             "indices": Field(Coding.NESTED, dense_payload(torch.ones(2))),
-            "values": values,
+            "values": VALUES,
         },
-    }
-    for why, fields in wrong.items():
-        payload = Payload(SPARSE, (2,), torch.float32, fields)
-        with pytest.raises(ValueError, match="sparse"):
-            fll.pack(payload)
-            pytest.fail(why)
+    ],
+    ids=["missing", "another order", "another coding", "nested positions"],
+)
+def test_pack_refuses_fields_that_are_not_of_the_kind(fields: dict[str, Field]) -> None:
+    with pytest.raises(ValueError, match="a payload sparse has fields"):
+        fll.pack(Payload(SPARSE, (2,), torch.float32, fields))
+    good = {"indices": POSITIONS, "values": VALUES}
+    assert fll.pack(Payload(SPARSE, (2,), torch.float32, good))
 
 
 def test_pack_names_dtypes_that_cannot_travel() -> None:
@@ -278,3 +282,15 @@ def test_every_text_that_can_be_parsed_can_be_read_back() -> None:
     assert torch.equal(fll.decode(fll.unpack(fll.pack(payload))), x)
     with pytest.raises(ValueError, match="deeper"):
         fll.parse(f"identity() >> {text}")
+
+
+def test_a_field_is_refused_before_more_is_read_than_fits() -> None:
+    """Also where a later check would refuse it, after it took memory."""
+    head = bytes([0, 1, 2])  # float32 of shape (2,)
+    for kind, prefix, coding, data, what in [
+        (DENSE, b"", Coding.RAW, b"\0" + bytes(4 * 67), "at most 66 numbers"),
+        (HALF, b"\0\1\1", Coding.VARINTS, bytes(65), "at most 64 integers"),
+    ]:
+        field = bytes([coding]) + write_varint(len(data)) + data
+        with pytest.raises(WireError, match=what):
+            fll.unpack(seal(head + bytes([kind.code]) + prefix + field))

@@ -1,0 +1,126 @@
+"""What the runs of one setting come to, read from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .results import Round, RunFolder
+
+_NUM_LAST = 5
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One setting: the rounds of each seed's run, round 0 first."""
+
+    name: str
+    runs: tuple[tuple[Round, ...], ...]
+
+    @property
+    def accuracy(self) -> NDArray[np.float64]:
+        """Mean test accuracy over seeds, by round, round 0 first."""
+        return self._table("accuracy").mean(axis=0)
+
+    @property
+    def last_accuracy(self) -> float:
+        """Mean over seeds and the last 5 rounds."""
+        return float(self._last().mean())
+
+    @property
+    def last_accuracy_deviation(self) -> float | None:
+        """Standard deviation over seeds of the last 5 rounds' mean."""
+        return float(self._last().std(ddof=1)) if len(self.runs) > 1 else None
+
+    @property
+    def bytes_up(self) -> float:
+        """Bytes of updates, envelopes included, of a run."""
+        return self._total("bytes_up")
+
+    @property
+    def bytes_down(self) -> float:
+        """Bytes of models sent for training in a run."""
+        return self._total("bytes_down")
+
+    @property
+    def bytes_evaluate(self) -> float:
+        """Bytes of evaluate messages in a run, both ways."""
+        return self._total("bytes_down_evaluate") + self._total("bytes_up_evaluate")
+
+    @property
+    def uplink_ratio(self) -> float:
+        """Size of the updates as float32 over what was sent."""
+        return self._total("bytes_up_dense") / max(self.bytes_up, 1.0)
+
+    @property
+    def codec_seconds(self) -> float:
+        """Seconds of encoding, all clients, and decoding in a run."""
+        return self._total("encode_seconds") + self._total("decode_seconds")
+
+    @property
+    def megabytes_sent_up(self) -> NDArray[np.float64]:
+        """Cumulated megabytes of updates, mean over seeds, by round."""
+        return self._table("bytes_up").mean(axis=0).cumsum() / 1e6
+
+    def first_round_reaching(self, level: float) -> int | None:
+        """Find the first round whose mean accuracy reaches a level.
+
+        Parameters
+        ----------
+        level : float
+            The accuracy.
+
+        Returns
+        -------
+        int | None
+            The round; None if there is none.
+        """
+        reached = np.flatnonzero(self.accuracy >= level)
+        return int(reached[0]) if len(reached) else None
+
+    def _last(self) -> NDArray[np.float64]:
+        return self._table("accuracy")[:, 1:][:, -_NUM_LAST:].mean(axis=1)
+
+    def _total(self, key: str) -> float:
+        return float(self._table(key).sum(axis=1).mean())
+
+    def _table(self, key: str) -> NDArray[np.float64]:
+        # A run that was stopped early shortens its setting.
+        num_rounds = min(len(rounds) for rounds in self.runs)
+        return np.array(
+            [[entry[key] for entry in rounds[:num_rounds]] for rounds in self.runs]
+        )
+
+
+def read_summaries(root: Path) -> Sequence[Summary]:
+    """Read all runs below a folder, grouped by setting.
+
+    Parameters
+    ----------
+    root : Path
+        An experiment's folder.
+
+    Returns
+    -------
+    Sequence[Summary]
+        One summary for each setting that has a finished round.
+    """
+    groups: dict[str, list[tuple[Round, ...]]] = {}
+    for path in sorted(root.rglob("rounds.jsonl"), key=lambda path: path.parts):
+        folder = RunFolder(path.parent)
+        rounds = tuple(folder.read_rounds())
+        if len(rounds) > 1:
+            groups.setdefault(_setting(root, folder), []).append(rounds)
+    return [Summary(name, tuple(runs)) for name, runs in groups.items()]
+
+
+def _setting(root: Path, folder: RunFolder) -> str:
+    assert folder.path is not None
+    if folder.path != root:
+        return str(folder.path.relative_to(root).parent)
+    config = folder.read("config.json") or {"run_config": {"uplink": root.name}}
+    return str(config["run_config"]["uplink"])

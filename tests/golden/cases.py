@@ -1,0 +1,128 @@
+"""What the golden files hold: small tensors, their messages, what these decode to.
+
+A file is JSON: ``text`` of the compressor, ``seed`` of its draws, ``shape``,
+``dtype``, ``input`` and ``decoded`` (little-endian, base64), ``message`` (base64).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fl_lowrank as fll
+from fl_lowrank.codecs.floats import decode_raw, encode_raw
+from fl_lowrank.types import Shape
+
+FOLDER = Path(__file__).parent
+COMMAND = "python -m tests.golden"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden file: what is compressed, and how."""
+
+    name: str
+    text: str
+    shape: Shape = (600,)
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / f"{self.name}.json"
+
+
+CASES = (
+    Case("identity", "identity()", (3, 4)),
+    Case("identity_integers", "identity()", (9,), torch.int64),
+    Case("identity_scalar", "identity()", (), torch.float64),
+    Case("identity_empty", "identity()", (0, 3), torch.float16),
+    Case("f16", "f16()", (5, 7)),
+    Case("topk", "topk(fraction=0.02)"),
+    Case("topk_dense", "topk(fraction=0.6)", (40, 4), torch.bfloat16),
+    Case("randk", "randk(k=9)"),
+    Case("natural", "natural()"),
+    Case("natural_float64", "natural()", (17,), torch.float64),
+    Case("natural_stochastic", "natural_stochastic()", (20, 30), torch.bfloat16),
+    Case("svd", "svd(rank=2)", (12, 10)),
+    Case("svd_vector", "svd(rank=2)", (13,)),
+    Case("rsvd", "rsvd(rank=2)", (10, 2, 3, 3)),
+    Case("powersgd", "powersgd(rank=1)", (12, 10), torch.float64),
+    Case("sparse_dithering", "sparse_dithering(nu=0.1)"),
+    Case("sparse_dithering_coarse", "sparse_dithering(nu=0.9)", (11,), torch.float16),
+    Case("sparse_dithering_unbiased", "sparse_dithering_unbiased(omega=0.25)"),
+    Case("shrunk", "shrunk(inner=randk(fraction=0.05))"),
+    Case("by_size", "by_size(threshold=9, small=f16(), large=topk(k=3))", (2, 8)),
+    Case("topk_natural", "topk(fraction=0.05) >> natural()"),
+    Case("topk_natural_stochastic", "topk(fraction=0.05) >> natural_stochastic()"),
+    Case("topk_f16", "topk(k=11) >> f16()"),
+    Case("powersgd_sparse_dithering", "powersgd(rank=2) >> sparse_dithering()", (9, 8)),
+    Case("shrunk_chain", "shrunk(inner=randk(k=30) >> natural_stochastic())"),
+)
+
+
+def make_input(case: Case) -> Tensor:
+    """Bell-shaped multiples of 1/64, the same on every machine."""
+    count = math.prod(case.shape)
+    bits = fll.rng.stream(0, case.name).bits32(4 * count).reshape(4, count)
+    x = ((bits >> 16).sum(0) >> 9).to(torch.float64) / 64.0
+    return x.to(case.dtype).reshape(case.shape)
+
+
+def encode(text: str, x: Tensor) -> bytes:
+    compressor = fll.parse(text)
+    payload, _ = compressor.encode(
+        x, compressor.init(tuple(x.shape)), fll.rng.stream(0, "golden")
+    )
+    return fll.pack(payload)
+
+
+def write(case: Case) -> None:
+    x = make_input(case)
+    message = encode(case.text, x)
+    content = {
+        "text": case.text,
+        "shape": list(case.shape),
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "input": _base64(encode_raw(x)),
+        "message": _base64(message),
+        "decoded": _base64(encode_raw(fll.decode(fll.unpack(message)))),
+    }
+    case.path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A golden file, read."""
+
+    text: str
+    x: Tensor
+    message: bytes
+    decoded: Tensor
+
+
+def read(path: Path) -> Golden:
+    content: dict[str, Any] = json.loads(path.read_text())
+    dtype = getattr(torch, content["dtype"])
+
+    def tensor(key: str) -> Tensor:
+        return decode_raw(base64.b64decode(content[key]), dtype).reshape(
+            content["shape"]
+        )
+
+    return Golden(
+        content["text"],
+        tensor("input"),
+        base64.b64decode(content["message"]),
+        tensor("decoded"),
+    )
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

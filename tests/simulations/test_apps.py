@@ -1,0 +1,127 @@
+"""The real server and client apps over the loopback grid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Message
+
+from fl_lowrank.errors import ProtocolError
+from simulations.client_app import app as client_app
+from simulations.config import Settings, default_run_config
+from simulations.data import Partitioning, partition_dataset
+from simulations.errors import SimulationError
+from simulations.loopback import LoopbackGrid
+from simulations.results import RunFolder
+from simulations.server_app import run_federated
+
+NUM_CLIENTS = 4
+SMALL = {
+    "train-samples": 200,
+    "num-rounds": 2,
+    "local-epochs": 1,
+    "fraction-evaluate": 0.5,
+}
+
+
+def _settings(**changes: Any) -> Settings:
+    renamed = {key.replace("_", "-"): value for key, value in changes.items()}
+    return Settings.from_run_config(default_run_config() | SMALL | renamed)
+
+
+def _grid(settings: Settings) -> LoopbackGrid:
+    return LoopbackGrid(client_app, NUM_CLIENTS, run_config=settings.to_run_config())
+
+
+def test_a_run_writes_its_files(tmp_path: Path) -> None:
+    settings = _settings(out=str(tmp_path / "run"))
+    result = run_federated(_grid(settings), settings)
+    folder = RunFolder(tmp_path / "run")
+    config, partition = folder.read("config.json"), folder.read("partition.json")
+    assert config is not None
+    assert config["run_config"] == settings.to_run_config()
+    assert set(config["versions"]) >= {"fl-lowrank", "flwr", "python", "torch"}
+    assert partition is not None
+    assert partition["num_clients"] == NUM_CLIENTS
+    assert partition["num_samples"] == 200
+    rounds = folder.read_rounds()
+    assert [entry["round"] for entry in rounds] == [0, 1, 2]
+    assert rounds[0]["bytes_up"] == 0
+    for entry in rounds[1:]:
+        assert entry["num_replies"] == NUM_CLIENTS
+        assert entry["bytes_up_dense"] == NUM_CLIENTS * 4 * 55_018
+        assert 0 < entry["bytes_up"] < entry["bytes_up_dense"] / 20
+        assert entry["bytes_down"] >= entry["bytes_up_dense"]
+        assert entry["bytes_down_evaluate"] > 0
+        found = result.evaluate_metrics_serverapp[entry["round"]]
+        assert entry["accuracy"] == found["accuracy"]
+    assert folder.read("error.json") is None
+
+
+def test_runs_repeat_from_the_seed(tmp_path: Path) -> None:
+    def accuracies(name: str, seed: int) -> list[float]:
+        settings = _settings(
+            out=str(tmp_path / name),
+            seed=seed,
+            fraction_train=0.5,
+            uplink="randk(fraction=0.1)",
+        )
+        run_federated(_grid(settings), settings)
+        return [entry["loss"] for entry in RunFolder(tmp_path / name).read_rounds()]
+
+    first = accuracies("first", 0)
+    assert accuracies("again", 0) == first
+    assert accuracies("other", 1) != first
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam"])
+def test_strategies_without_compression(tmp_path: Path, strategy: str) -> None:
+    settings = _settings(
+        out=str(tmp_path), uplink="none", strategy=strategy, server_lr=0.01
+    )
+    result = run_federated(_grid(settings), settings)
+    assert set(result.train_metrics_clientapp) == {1, 2}
+    last = RunFolder(tmp_path).read_rounds()[-1]
+    # Arrays of Flower's own have a header of about 128 bytes each.
+    assert last["bytes_up_dense"] < last["bytes_up"] < 1.01 * last["bytes_up_dense"]
+
+
+def test_clients_train_on_their_share_and_hold_some_out() -> None:
+    settings = _settings()
+    parts = partition_dataset(Partitioning.of(settings), NUM_CLIENTS)
+    grid = _grid(settings)
+    counts: dict[str, list[int]] = {"train": [], "evaluate": []}
+
+    def note(message: Message) -> None:
+        # Not the answers to the question for partitions at the start.
+        for metrics in message.content.metric_records.values():
+            counts[message.metadata.message_type].append(int(metrics["num-examples"]))
+
+    grid.on_reply = note
+    run_federated(grid, settings)
+    sizes = [len(part) for part in parts]
+    held = [int(0.1 * size) for size in sizes]
+    trained = [size - out for size, out in zip(sizes, held, strict=True)]
+    assert sorted(counts["train"]) == sorted(trained * 2)
+    assert counts["evaluate"]
+    assert set(counts["evaluate"]) <= set(held)
+
+
+def test_when_every_client_fails_without_compression(tmp_path: Path) -> None:
+    settings = _settings(out=str(tmp_path), uplink="none", fraction_evaluate=0.0)
+    grid = _grid(settings)
+    grid.client_app = lambda message, context: 1 / 0
+    with pytest.raises(SimulationError, match="no client returned a usable update"):
+        run_federated(grid, settings)
+    error = json.loads((tmp_path / "error.json").read_text())
+    assert error["type"] == "SimulationError"
+
+
+def test_when_every_client_diverges(tmp_path: Path) -> None:
+    settings = _settings(out=str(tmp_path), lr=1e9, num_rounds=5)
+    with pytest.raises(ProtocolError, match="without a usable reply"):
+        run_federated(_grid(settings), settings)
+    assert (RunFolder(tmp_path).read("error.json") or {})["type"] == "ProtocolError"

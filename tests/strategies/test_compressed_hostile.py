@@ -1,0 +1,225 @@
+"""Hostile clients: whatever one sends, the others go on as if it were not there.
+
+What the mod has answered is changed on its way, as a client could that runs other code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
+
+from clients import CompressionMod
+from fl_lowrank import ModelCodec, rng
+from fl_lowrank.envelope import REQUEST_KEY, STYPE, Reply
+from simulations.loopback import LoopbackGrid
+from strategies import Compressed
+from tests.strategies.federation import (
+    DIM,
+    NUM_NODES,
+    changing,
+    fedavg_by_hand,
+    logged,
+    partition_of,
+    quadratic_app,
+    train,
+)
+
+BAD = 1
+NUM_ROUNDS = 4
+Change = Callable[[Message], object]
+
+
+def data_of(reply: Message) -> bytes:
+    return reply.content["arrays"][REQUEST_KEY].data
+
+
+def put(reply: Message, data: bytes, stype: str = STYPE) -> None:
+    array = Array(dtype="uint8", shape=(len(data),), stype=stype, data=data)
+    reply.content["arrays"] = ArrayRecord({REQUEST_KEY: array})
+
+
+def on_bytes(change: Callable[[bytes], bytes]) -> Change:
+    return lambda reply: put(reply, change(data_of(reply)))
+
+
+def on_reply(change: Callable[[Reply], Reply]) -> Change:
+    return on_bytes(lambda data: change(Reply.unpack(data)).pack())
+
+
+def with_lossy(data: bytes) -> Change:
+    return on_reply(lambda reply: dataclasses.replace(reply, lossy=data))
+
+
+def flip_last(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def encoded(**arrays: torch.Tensor) -> bytes:
+    return ModelCodec("*: identity()").encode(arrays, {}, rng.stream(0))[0]
+
+
+NOISE = random.Random(0).randbytes(500)
+W = torch.ones(DIM)
+
+ATTACKS: dict[str, tuple[Change, str]] = {
+    "random bytes": (on_bytes(lambda _: NOISE), "was it sent by fl-lowrank?"),
+    "nothing": (on_bytes(lambda _: b""), "was it sent by fl-lowrank?"),
+    "random payload": (with_lossy(NOISE), ""),
+    "cut in the head": (on_bytes(lambda b: b[:30]), ""),
+    "cut in the payload": (on_bytes(lambda b: b[:150]), "truncated"),
+    "cut at the end": (on_bytes(lambda b: b[:-1]), ""),
+    "a byte more": (on_bytes(lambda b: b + b"\0"), ""),
+    "a flipped bit": (on_bytes(flip_last), ""),
+    "a megabyte of zeros": (with_lossy(bytes(1 << 20)), ""),
+    "another model": (with_lossy(encoded(v=W, w=W)), "both ends must train the same"),
+    "another shape": (with_lossy(encoded(w=torch.ones(DIM + 1))), "'w'"),
+    "another dtype": (with_lossy(encoded(w=W.double())), "'w'"),
+    "another version": (on_bytes(lambda b: b[:2] + b"\x09" + b[3:]), "version"),
+    "another training": (
+        on_reply(lambda r: dataclasses.replace(r, fid=bytes(16))),
+        "another training or epoch",
+    ),
+    "another ticket": (
+        on_reply(lambda r: dataclasses.replace(r, ticket=(r.ticket[0], 2**40))),
+        "late or repeated",
+    ),
+    "another type": (
+        lambda reply: put(reply, data_of(reply), "numpy.ndarray"),
+        "expected one array of type fl-lowrank/1",
+    ),
+    "many arrays": (
+        lambda r: r.content.update({"more": r.content["arrays"].copy()}),
+        "found 2 arrays",
+    ),
+    "no arrays": (lambda r: r.content.pop("arrays"), "found 0 arrays"),
+    "zero examples": (
+        lambda r: r.content["metrics"].update({"num-examples": 0}),
+        "'num-examples' in (0, 1e+12]",
+    ),
+    "1e300 examples": (
+        lambda r: r.content["metrics"].update({"num-examples": 1e300}),
+        "'num-examples' in (0, 1e+12]",
+    ),
+    "NaN examples": (
+        lambda r: r.content["metrics"].update({"num-examples": float("nan")}),
+        "'num-examples' in (0, 1e+12]",
+    ),
+}
+
+
+def check(change: Change, reason: str, feedback: str, num_warnings: int) -> None:
+    app = quadratic_app([changing(change, BAD), CompressionMod()])
+    strategy = Compressed(FedAvg(), uplink="identity()", feedback=feedback)
+    with logged() as lines:
+        result = train(strategy, app, num_rounds=NUM_ROUNDS)
+    others = [i for i in range(NUM_NODES) if i != BAD]
+    expected = fedavg_by_hand(NUM_ROUNDS, others)
+    np.testing.assert_allclose(result.arrays["w"].numpy(), expected, rtol=1e-4)
+    ours = [x for x in lines if x.startswith("Compressed: left out the reply of part")]
+    assert len(ours) == num_warnings
+    assert all("partition-1" in line and reason in line for line in ours)
+
+
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_bad_replies_are_left_out(name: str, feedback: str) -> None:
+    change, reason = ATTACKS[name]
+    check(change, reason, feedback, NUM_ROUNDS)
+
+
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+def test_a_replayed_reply_is_left_out(feedback: str) -> None:
+    """The first one is good, so nothing is known against it but its ticket."""
+    replies: list[bytes] = []
+
+    def replay(reply: Message) -> None:
+        replies.append(data_of(reply))
+        if len(replies) == 1:  # never seen by the server
+            put(reply, b"")
+        else:
+            put(reply, replies[0])
+
+    check(replay, "", feedback, NUM_ROUNDS)
+
+
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+def test_the_reply_of_another_client_is_left_out(feedback: str) -> None:
+    stolen: dict[int, bytes] = {}
+
+    def spy(message, context, call_next):  # type: ignore[no-untyped-def]
+        reply = call_next(message, context)
+        if message.metadata.message_type == "train" and reply.content.array_records:
+            stolen[partition_of(context)] = data_of(reply)
+        return reply
+
+    def steal(reply: Message) -> None:
+        put(reply, stolen[0])
+
+    class OthersFirst(FedAvg):
+        def configure_train(self, *args: object) -> list[Message]:
+            return sorted(
+                super().configure_train(*args),
+                key=lambda m: m.metadata.dst_node_id == grid.node_ids[BAD],
+            )
+
+    app = quadratic_app([changing(steal, BAD), spy, CompressionMod()])
+    grid = LoopbackGrid(app, NUM_NODES)
+    strategy = Compressed(OthersFirst(), uplink="identity()", feedback=feedback)
+    with logged() as lines:
+        result = train(strategy, grid=grid, num_rounds=NUM_ROUNDS)
+    expected = fedavg_by_hand(NUM_ROUNDS, [0, 2, 3])
+    np.testing.assert_allclose(result.arrays["w"].numpy(), expected, rtol=1e-4)
+    ours = [x for x in lines if "the reply of partition-1: its ticket" in x]
+    assert len(ours) == NUM_ROUNDS
+
+
+@pytest.mark.parametrize(
+    "key", ["", "x" * 1000, 5, "partition-0", "partition-²", "\0\n", None]
+)
+def test_a_hostile_introduction_does_no_harm(key: object) -> None:
+    def lie(message, context, call_next):  # type: ignore[no-untyped-def]
+        reply = call_next(message, context)
+        if partition_of(context) == 1 and REQUEST_KEY in reply.content:
+            about = {} if key is None else {"client-key": key, "version": "9" * 999}
+            content = RecordDict({REQUEST_KEY: ConfigRecord(about)})
+            reply = Message(content, reply_to=message)
+        return reply
+
+    app = quadratic_app([lie, CompressionMod()])
+    result = train(Compressed(FedAvg(), uplink="identity()"), app)
+    # A name that is no name keeps the node out; any other is as good as its own.
+    known = isinstance(key, str) and 0 < len(key) <= 128
+    expected = fedavg_by_hand(2, range(NUM_NODES) if known else [0, 2, 3])
+    np.testing.assert_allclose(result.arrays["w"].numpy(), expected, rtol=1e-4)
+
+
+def test_a_hostile_evaluation_does_no_harm() -> None:
+    def lie(message, context, call_next):  # type: ignore[no-untyped-def]
+        reply = call_next(message, context)
+        if message.metadata.message_type == "evaluate" and partition_of(context) == 1:
+            reply.content["metrics"]["num-examples"] = -1
+        if message.metadata.message_type == "evaluate" and partition_of(context) == 2:
+            reply.content["metrics"]["more"] = 1.0
+        if message.metadata.message_type == "evaluate" and partition_of(context) == 3:
+            return Message(Error(99, "no"), reply_to=message)
+        return reply
+
+    app = quadratic_app([lie, CompressionMod()])
+    with logged() as lines:
+        result = train(Compressed(FedAvg(), uplink="identity()"), app)
+    assert sorted(result.evaluate_metrics_clientapp) == [1, 2]
+    assert all(
+        np.isfinite(m["error"]) for m in result.evaluate_metrics_clientapp.values()
+    )
+    for partition, reason in ((1, "'num-examples' in (0,"), (2, "metrics differ")):
+        start = f"Compressed: left out the evaluation of partition-{partition}: "
+        ours = [line for line in lines if line.startswith(start)]
+        assert len(ours) == 2
+        assert all(reason in line for line in ours)

@@ -1,0 +1,221 @@
+"""Which strategies of Flower go with which feedback, and that they then work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flwr.app import Message, MetricRecord
+from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
+from flwr.serverapp.strategy import (
+    Bulyan,
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
+
+from clients import CompressionMod
+from fl_lowrank.errors import ProtocolError, SettingError
+from strategies import Compressed
+from tests.strategies.federation import (
+    changing,
+    distance,
+    initial_arrays,
+    quadratic_app,
+    train,
+)
+
+LINEAR: dict[str, Callable[[], Strategy]] = {
+    "FedAvg": FedAvg,
+    "FedProx": lambda: FedProx(proximal_mu=0.1),
+    "FedAvgM": lambda: FedAvgM(server_learning_rate=0.8, server_momentum=0.5),
+    "FedAdam": FedAdam,
+    "FedYogi": FedYogi,
+    "FedAdagrad": FedAdagrad,
+}
+
+
+class Overriding(FedAvg):
+    def aggregate_train(self, *args: object) -> object:
+        return super().aggregate_train(*args)
+
+
+class Passing(Strategy):
+    """Another's wrapper, with the strategy that it wraps inside."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+
+    def configure_train(self, *args: object) -> object:
+        return self.strategy.configure_train(*args)
+
+    def aggregate_train(self, *args: object) -> object:
+        return self.strategy.aggregate_train(*args)
+
+    def configure_evaluate(self, *args: object) -> object:
+        return self.strategy.configure_evaluate(*args)
+
+    def aggregate_evaluate(self, *args: object) -> object:
+        return self.strategy.aggregate_evaluate(*args)
+
+    def summary(self) -> None:
+        self.strategy.summary()
+
+
+def clipped(norm: float = 1.0) -> Strategy:
+    return DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.0, norm, 4)
+
+
+def adaptively_clipped() -> Strategy:
+    return DifferentialPrivacyServerSideAdaptiveClipping(
+        FedAvg(), 0.0, 4, initial_clipping_norm=1.0
+    )
+
+
+OTHERS: dict[str, Callable[[], Strategy]] = {
+    "Krum": Krum,
+    "MultiKrum": lambda: MultiKrum(num_nodes_to_select=2),
+    "Bulyan": Bulyan,
+    "FedMedian": FedMedian,
+    "FedTrimmedAvg": FedTrimmedAvg,
+    "QFedAvg": lambda: QFedAvg(client_learning_rate=0.1, train_loss_key="loss"),
+    "fixed clipping": clipped,
+    "adaptive clipping": adaptively_clipped,
+    "a subclass": Overriding,
+}
+
+
+@pytest.mark.parametrize("name", [*LINEAR, *OTHERS])
+def test_without_loss_every_strategy_gives_its_own_result(name: str) -> None:
+    make = (LINEAR | OTHERS)[name]
+    plain = train(make(), num_rounds=3)
+    ours = train(Compressed(make(), "identity()", "plain"), num_rounds=3)
+    assert distance(plain.arrays, ours.arrays) < 2e-6
+    assert np.linalg.norm(ours.arrays["w"].numpy()) > 0.05
+    for round_, metrics in plain.train_metrics_clientapp.items():
+        found = ours.train_metrics_clientapp[round_]
+        assert {k: found[k] for k in metrics} == pytest.approx(dict(metrics.items()))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+def test_linear_strategies_go_with_every_memory(name: str, feedback: str) -> None:
+    plain = train(LINEAR[name](), num_rounds=4)
+    ours = train(Compressed(LINEAR[name](), "identity()", feedback), num_rounds=4)
+    assert distance(plain.arrays, ours.arrays) < 2e-6
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+def test_other_strategies_are_refused_a_memory(name: str, feedback: str) -> None:
+    with pytest.raises(SettingError, match=r'looks at single replies.*"plain"'):
+        Compressed(OTHERS[name](), "identity()", feedback)
+    # Without compression there is nothing to refuse.
+    Compressed(OTHERS[name](), None, feedback)
+
+
+def test_a_user_may_say_that_a_strategy_is_linear() -> None:
+    ours = train(Compressed(Overriding(), "identity()", "ef21", linear=True))
+    assert distance(train(FedAvg()).arrays, ours.arrays) < 1e-6
+
+
+def test_dp_around_compressed_is_refused() -> None:
+    wrong = DifferentialPrivacyServerSideFixedClipping(
+        Compressed(FedAvg(), "identity()", "plain"), 0.0, 1.0, 4
+    )
+    with pytest.raises(ProtocolError, match="must be the outermost wrapper"):
+        train(wrong)
+
+
+def test_dp_clips_what_was_decoded() -> None:
+    norm = 0.5
+    result = train(Compressed(clipped(norm), "identity()", "plain"), num_rounds=1)
+    assert np.linalg.norm(result.arrays["w"].numpy()) <= norm * (1 + 1e-6)
+    free = train(Compressed(FedAvg(), "identity()", "plain"), num_rounds=1)
+    assert np.linalg.norm(free.arrays["w"].numpy()) > 2 * norm
+
+
+def test_an_undecodable_reply_does_not_make_dp_skip_the_round() -> None:
+    """A DP wrapper skips rounds with error replies; one client must not force that."""
+
+    def spoil(reply: Message) -> None:
+        reply.content["metrics"]["num-examples"] = -1
+
+    app = quadratic_app([changing(spoil, 1), CompressionMod()])
+    strategy = Compressed(clipped(), "identity()", "plain")
+    result = train(strategy, app)
+    assert sorted(result.train_metrics_clientapp) == [1, 2]
+    assert np.linalg.norm(result.arrays["w"].numpy()) > 0.1
+
+
+CLIENT_SIDE = {
+    "fixed": (
+        lambda: DifferentialPrivacyClientSideFixedClipping(FedAvg(), 0.0, 1.0, 4),
+        fixedclipping_mod,
+    ),
+    "adaptive": (
+        lambda: DifferentialPrivacyClientSideAdaptiveClipping(
+            FedAvg(), 0.0, 4, initial_clipping_norm=1.0
+        ),
+        adaptiveclipping_mod,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLIENT_SIDE)
+@pytest.mark.parametrize("uplink", ["identity()", "*: topk(fraction=0.5)"])
+def test_clients_clip_before_they_compress(name: str, uplink: str) -> None:
+    make, clipping_mod = CLIENT_SIDE[name]
+    app = quadratic_app([CompressionMod(), clipping_mod])
+    result = train(Compressed(make(), uplink, "plain"), app, num_rounds=1)
+    norm = np.linalg.norm(result.arrays["w"].numpy())
+    assert 0.1 < norm <= 1.0 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("uplink", "feedback", "culprit"),
+    [
+        ("identity()", "ef", 'feedback="ef"'),
+        ("*: topk(fraction=0.1)", "ef21", 'feedback="ef21"'),
+        ("*: randk(fraction=0.1)", "plain", r"randk\(fraction=0.1\)"),
+        ("topk(fraction=0.1)", "plain", r"f16\(\)"),  # which small tensors get
+    ],
+)
+@pytest.mark.parametrize("linear", [None, True])
+def test_what_could_undo_the_clipping_is_refused(
+    uplink: str, feedback: str, culprit: str, linear: bool | None
+) -> None:
+    make, _ = CLIENT_SIDE["fixed"]
+    with pytest.raises(SettingError, match=f"clipped, and .*{culprit}"):
+        Compressed(make(), uplink, feedback, linear=linear)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_metrics_function_sees_every_reply_once_a_round(wrapped: bool) -> None:
+    calls: list[list[float]] = []
+
+    def note(records: list[object], key: str) -> MetricRecord:
+        assert key == "num-examples"
+        calls.append([r["metrics"][key] for r in records])
+        return MetricRecord({"seen": len(records)})
+
+    inner = FedAvg(train_metrics_aggr_fn=note)
+    strategy = Compressed(Passing(inner) if wrapped else inner, linear=True)
+    result = train(strategy, arrays=initial_arrays(buffers=True), num_rounds=3)
+    assert calls == [[10, 20, 30, 40]] * 3
+    assert result.train_metrics_clientapp[3]["seen"] == 4
+    assert inner.train_metrics_aggr_fn is note

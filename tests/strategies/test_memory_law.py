@@ -1,0 +1,75 @@
+"""Clients' memories and the server's sum stay one, whatever the network does.
+
+An oracle beside the protocol keeps a dense shadow of every memory and of what entered
+the server's sum, and compares after every round; see ``memory_law/oracle.py``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from simulations.loopback import EventKind
+from tests.strategies.memory_law.scene import Scene, bad_weather, play
+
+NUM_EVENTS = 2_500  # in each of the four scenes of each feedback
+
+SCENES = {
+    "all nodes": {"uplink": "topk(fraction=0.2)", "num_rounds": 62},
+    "half of the nodes, no evaluation": {
+        "uplink": "natural_stochastic()",
+        "num_nodes": 8,
+        "num_rounds": 165,
+        "fraction_train": 0.5,
+        "fraction_evaluate": 0.0,
+    },
+    "FedAdam, low rank": {
+        "uplink": "*.bias: identity(); *: svd(rank=1)",
+        "num_nodes": 5,
+        "num_rounds": 90,
+        "inner": "fedadam",
+        "fraction_evaluate": 0.6,
+    },
+    "half of the nodes, warm starts": {
+        "uplink": "*.bias: topk(k=2) >> natural_stochastic(); *: powersgd(rank=1)",
+        "num_nodes": 8,
+        "num_rounds": 66,
+        "fraction_train": 0.5,
+    },
+}
+#: What can happen here; nothing expires within seconds.
+KINDS = set(EventKind) - {EventKind.REQUEST_EXPIRED, EventKind.REPLY_EXPIRED}
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+def test_memories_agree_in_bad_weather(feedback: str, name: str) -> None:
+    seed = list(SCENES).index(name)
+    scene = Scene(
+        feedback,
+        faults=bad_weather(seed),
+        damage=0.03,
+        refuse_every=11,
+        seed=seed,
+        **SCENES[name],
+    )
+    stage = play(scene)
+    assert len(stage.grid.events) >= NUM_EVENTS
+    # Nothing above is worth anything unless all of it has happened.
+    assert set(stage.grid.counts()) >= KINDS - {EventKind.CLIENT_RAISED}
+    happened = stage.oracle.events
+    causes = {"ef": ["gave up, stale"], "ef21": ["reset", "gave up, epoch"]}[feedback]
+    for event in ["refused", "rolled back", "applied, but not saved", *causes]:
+        assert happened[event] > 0, event
+    assert happened["applied"] >= NUM_EVENTS // 25
+    assert set(stage.book.members) == set(stage.oracle.node_ids)
+    if feedback == "ef":
+        assert stage.book.num_resets == 0
+
+
+def test_long_epoch_of_float32_memories() -> None:
+    """Rounding at the two ends must not drive them apart."""
+    faults = bad_weather(5, crash_after_reply=0.0, lose_memory=0.0)
+    stage = play(Scene("ef21", faults=faults, num_rounds=100, num_nodes=4, seed=5))
+    assert stage.book.num_resets == 0
+    assert stage.oracle.events["applied"] > 100
+    assert stage.oracle.worst < 5e-7

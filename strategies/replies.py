@@ -42,7 +42,10 @@ def tensors_of(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def record_of(tensors: Mapping[str, Tensor], like: ArrayRecord) -> ArrayRecord:
-    """Give tensors as arrays, with the order and dtypes of ``like``."""
+    """Give tensors as arrays, with the order and dtypes of ``like``.
+
+    Integers lose their fraction, as when torch loads the means of plain strategies.
+    """
     return ArrayRecord(
         {
             name: Array(tensors[name].numpy().astype(np.dtype(array.dtype)))

@@ -63,7 +63,7 @@ def _relative(x: Tensor, variance: float) -> tuple[Tensor, float, float]:
 
 def _payload(x: Tensor, scale: float, levels: Tensor) -> Payload:
     dtype = working_dtype(x.dtype)
-    if scale < torch.finfo(dtype).tiny:
+    if 0.0 < scale < torch.finfo(dtype).tiny:
         dtype = torch.float64  # a subnormal float32 has too few digits
     value = torch.tensor([scale], dtype=dtype)
     fields = {
@@ -101,8 +101,8 @@ class SparseDithering(Compressor):
     def __post_init__(self) -> None:
         if not LEAST_ERROR <= self.nu < 1.0:
             msg = (
-                f"{self.name}: expected nu in [{LEAST_ERROR}, 1), found {self.nu}; "
-                "try nu=0.1"
+                f"{self.name}: expected nu in (0, 1) and at least {LEAST_ERROR}, "
+                f"found {self.nu}; try nu=0.1"
             )
             raise SettingError(msg)
 
@@ -150,7 +150,7 @@ class SparseDitheringUnbiased(Compressor):
     def __post_init__(self) -> None:
         if not LEAST_ERROR <= self.omega < math.inf:
             msg = (
-                f"{self.name}: expected omega of at least {LEAST_ERROR}, found "
+                f"{self.name}: expected omega > 0 and at least {LEAST_ERROR}, found "
                 f"{self.omega}; try omega=0.25"
             )
             raise SettingError(msg)

@@ -88,9 +88,12 @@ def _decode(payload: Payload) -> Tensor:
     nonzero = symbols != 0
     need(int(nonzero.sum()) == signs.numel(), payload, f"{signs.numel()} signs")
     table = [0.0] + [math.ldexp(1.0, int(top) - i) for i in range(high)]
-    out = torch.tensor(table, dtype=torch.float64, device=symbols.device)[symbols]
-    out[nonzero] *= 1.0 - 2.0 * signs.to(out)
-    return finish(payload, out)
+    work = working_dtype(payload.dtype)
+    out = torch.tensor(table, dtype=work, device=symbols.device)[symbols]
+    negative = signs.to(out.device)
+    if negative.numel() < out.numel():
+        negative = torch.zeros_like(nonzero).masked_scatter_(nonzero, negative)
+    return finish(payload, torch.where(negative, -out, out))
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _placed(run: Run, root: Path) -> Run:
 
 
 def _title(run: Run) -> str:
-    return run.name or f"{run.settings.dataset}, {run.settings.uplink}"
+    return run.name or run.settings.dataset
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -90,5 +90,6 @@ class RunDisplay:
         every = max(1, self._num_rounds // _LINES_WITHOUT_TERMINAL)
         if not self._console.is_terminal and number % every == 0:
             self._console.print(
-                f"{self._name}: round {number}/{self._num_rounds}  {numbers}"
+                f"{self._name}: round {number}/{self._num_rounds}  {numbers}",
+                soft_wrap=True,
             )

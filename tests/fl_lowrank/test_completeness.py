@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 import fl_lowrank as fll
-from fl_lowrank import checks, compressors
+from fl_lowrank import checks, compressors, wire
 from fl_lowrank.compressors import COMPRESSORS, Then
 from fl_lowrank.decoders import DECODERS
 from fl_lowrank.types import Coding, Compressor, Kind, Payload
@@ -62,6 +63,11 @@ def seen(payloads: Iterable[Payload]) -> tuple[set[str], set[Coding]]:
     return {payload.kind.name for payload in flat}, codings
 
 
+def unpack(message: bytes) -> Payload:
+    """Read a message, whether or not the table of decoders knows its kinds."""
+    return wire.unpack(message, {kind.code: kind for kind in KINDS.values()})
+
+
 def missing(
     table: Mapping[str, type[Compressor]] = COMPRESSORS,
     decoders: Mapping[Kind, type[Compressor]] = DECODERS,
@@ -75,7 +81,8 @@ def missing(
     files = list(golden)
     goldens = [read(path) for path in files]
     instance_parts = {type(p) for c in instances for p in parts(c)}
-    golden_parts = {type(p) for g in goldens for p in parts(fll.parse(g.text))}
+    # Not parsed and not unpacked by the tables, which may be what is incomplete.
+    golden_names = {n for g in goldens for n in re.findall(r"(\w+)\(|>>", g.text)}
     lines = []
     for cls in CLASSES:
         name = cls.__name__
@@ -89,7 +96,7 @@ def missing(
                 lines.append(f"{place}: {name} is not exported; add it to __all__")
         if cls not in instance_parts:
             lines.append(f"tests/instances.py: no row for {name}")
-        if cls not in golden_parts:
+        if ("" if cls is Then else cls.name) not in golden_names:
             lines.append(
                 f"tests/golden: no file for {name}; add a case to cases.py and run "
                 f"{COMMAND}"
@@ -109,7 +116,7 @@ def missing(
     sent = [c.encode(x, c.init(x.shape), fll.rng.stream(1))[0] for c in instances]
     for where, payloads in {
         "tests/instances.py": sent,
-        "tests/golden": [fll.unpack(g.message) for g in goldens],
+        "tests/golden": [unpack(g.message) for g in goldens],
     }.items():
         kinds, codings = seen(payloads)
         lines += [
@@ -164,23 +171,27 @@ def test_numbers_on_the_wire_never_change() -> None:
 def test_a_removed_decoder_is_named(kind: Kind) -> None:
     left = {k: v for k, v in DECODERS.items() if k != kind}
     (line,) = missing(decoders=left)
-    assert f"no decoder for" in line and repr(kind.name) in line
+    assert "no decoder for" in line
+    assert repr(kind.name) in line
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_a_removed_name_is_named(name: str) -> None:
     left = {k: v for k, v in COMPRESSORS.items() if k != name}
     (line,) = missing(table=left)
-    assert COMPRESSORS[name].__name__ in line and "COMPRESSORS" in line
+    assert COMPRESSORS[name].__name__ in line
+    assert "COMPRESSORS" in line
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_a_removed_export_is_named(cls: type[Compressor]) -> None:
     name = cls.__name__
     (line,) = missing(exports=[e for e in fll.__all__ if e != name])
-    assert line.startswith("fl_lowrank/__init__.py") and name in line
+    assert line.startswith("fl_lowrank/__init__.py")
+    assert name in line
     (line,) = missing(family_exports=[e for e in compressors.__all__ if e != name])
-    assert line.startswith("compressors/__init__.py") and name in line
+    assert line.startswith("compressors/__init__.py")
+    assert name in line
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -202,7 +213,7 @@ def test_a_coding_without_golden_file_is_named(coding: Coding) -> None:
     left = [
         path
         for path in FOLDER.glob("*.json")
-        if coding not in seen([fll.unpack(read(path).message)])[1]
+        if coding not in seen([unpack(read(path).message)])[1]
     ]
     line = f"tests/golden: no field with coding {coding.name}"
     assert line in missing(golden=left)

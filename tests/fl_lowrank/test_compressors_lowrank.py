@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -79,7 +81,7 @@ def test_warm_powersgd_comes_to_the_best() -> None:
         errors.append(error(x, fll.decode(payload)))
     assert errors[0] > 1.5 * best
     assert errors[29] <= 1.03 * best
-    assert all(after <= before + 1e-9 for before, after in zip(errors, errors[1:]))
+    assert all(after <= before + 1e-9 for before, after in pairwise(errors))
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (20, 48), (48, 20)])

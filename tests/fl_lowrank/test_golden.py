@@ -34,9 +34,7 @@ def test_old_bytes_stay_readable(path: Path) -> None:
 
 # Factorisations differ in the last places between machines.
 REPEATABLE = [
-    path
-    for path in FILES
-    if LOWRANK.name not in kinds(fll.unpack(read(path).message))
+    path for path in FILES if LOWRANK.name not in kinds(fll.unpack(read(path).message))
 ]
 
 

@@ -14,7 +14,12 @@ from fl_lowrank.rng import Rng, _hash_device, stream
 def test_the_numbers_never_change() -> None:
     """They are part of the wire format: both ends draw the positions of randk."""
     assert stream(7, "client", 3).key == 0xD7B44BFEC6A4B9D8
-    assert stream(7, "client", 3).bits32(4).tolist() == [1456402317, 724252601, 1800380028, -1849715317]
+    assert stream(7, "client", 3).bits32(4).tolist() == [
+        1456402317,
+        724252601,
+        1800380028,
+        -1849715317,
+    ]
     assert stream(0).uniform(2).tolist() == [0.48866403102874756, 0.355535089969635]
     assert Rng(12345).subset(5, 100).tolist() == [3, 4, 37, 40, 43]
 

@@ -41,13 +41,13 @@ def local_steps(w: np.ndarray, partition: int, lr: float = LR) -> np.ndarray:
     return w
 
 
-def fedavg_by_hand(num_rounds: int, nodes: Iterable[int]) -> np.ndarray:
+def fedavg_by_hand(num_rounds: int, nodes: Iterable[int], lr: float = LR) -> np.ndarray:
     """What FedAvg gives after some rounds with these nodes, in float64."""
     nodes = list(nodes)
     w = np.zeros(DIM)
     weights = [num_examples(i) for i in nodes]
     for _ in range(num_rounds):
-        w = np.average([local_steps(w, i) for i in nodes], axis=0, weights=weights)
+        w = np.average([local_steps(w, i, lr) for i in nodes], axis=0, weights=weights)
     return w
 
 

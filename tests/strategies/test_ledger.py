@@ -1,4 +1,4 @@
-"""The ledger against the arrays in the messages, read back from their protobuf bytes."""
+"""The ledger against the arrays in messages, read back from their protobuf bytes."""
 
 from __future__ import annotations
 

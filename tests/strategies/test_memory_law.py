@@ -11,28 +11,34 @@ import pytest
 from simulations.loopback import EventKind
 from tests.strategies.memory_law.scene import Scene, bad_weather, play
 
-NUM_EVENTS = 2_500  # in each of the four scenes of each feedback
+#: At least so many in each scene: 10,000 for each feedback.
+NUM_EVENTS = {
+    "all nodes": 3_200,
+    "half of the nodes, no evaluation": 1_300,
+    "FedAdam, low rank": 2_900,
+    "half of the nodes, warm starts": 2_600,
+}
 
 SCENES = {
-    "all nodes": {"uplink": "topk(fraction=0.2)", "num_rounds": 62},
+    "all nodes": {"uplink": "topk(fraction=0.2)", "num_rounds": 80},
     "half of the nodes, no evaluation": {
         "uplink": "natural_stochastic()",
         "num_nodes": 8,
-        "num_rounds": 165,
+        "num_rounds": 85,
         "fraction_train": 0.5,
         "fraction_evaluate": 0.0,
     },
     "FedAdam, low rank": {
         "uplink": "*.bias: identity(); *: svd(rank=1)",
         "num_nodes": 5,
-        "num_rounds": 90,
+        "num_rounds": 105,
         "inner": "fedadam",
         "fraction_evaluate": 0.6,
     },
     "half of the nodes, warm starts": {
         "uplink": "*.bias: topk(k=2) >> natural_stochastic(); *: powersgd(rank=1)",
         "num_nodes": 8,
-        "num_rounds": 66,
+        "num_rounds": 70,
         "fraction_train": 0.5,
     },
 }
@@ -53,14 +59,15 @@ def test_memories_agree_in_bad_weather(feedback: str, name: str) -> None:
         **SCENES[name],
     )
     stage = play(scene)
-    assert len(stage.grid.events) >= NUM_EVENTS
+    print(name, len(stage.grid.events), dict(happened := stage.oracle.events))
+    assert len(stage.grid.events) >= NUM_EVENTS[name]
     # Nothing above is worth anything unless all of it has happened.
     assert set(stage.grid.counts()) >= KINDS - {EventKind.CLIENT_RAISED}
     happened = stage.oracle.events
     causes = {"ef": ["gave up, stale"], "ef21": ["reset", "gave up, epoch"]}[feedback]
     for event in ["refused", "rolled back", "applied, but not saved", *causes]:
         assert happened[event] > 0, event
-    assert happened["applied"] >= NUM_EVENTS // 25
+    assert happened["applied"] >= NUM_EVENTS[name] // 25
     assert set(stage.book.members) == set(stage.oracle.node_ids)
     if feedback == "ef":
         assert stage.book.num_resets == 0
@@ -72,4 +79,4 @@ def test_long_epoch_of_float32_memories() -> None:
     stage = play(Scene("ef21", faults=faults, num_rounds=100, num_nodes=4, seed=5))
     assert stage.book.num_resets == 0
     assert stage.oracle.events["applied"] > 100
-    assert stage.oracle.worst < 5e-7
+    assert stage.oracle.verdict.worst < 5e-7

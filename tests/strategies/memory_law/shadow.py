@@ -128,7 +128,8 @@ class Shadow:
                 pending=None,
             )
         if now.estranged is not None and request.ticket > now.estranged:
-            return now.emptied(), now.memory, "estranged"
+            cause = "estranged" if now.memory.any() else ""
+            return now.emptied(), now.memory, cause
         if now.num_lost >= PATIENCE and not has_share:
             return replace(now.emptied(), base=now.base), now.memory, "stale"
         return now, nothing, ""

@@ -1,0 +1,153 @@
+"""Client keys: names that last longer than node ids."""
+
+from __future__ import annotations
+
+import pytest
+from flwr.app import Message
+from flwr.serverapp.strategy import FedAvg
+
+from fl_lowrank.errors import ProtocolError
+from simulations.loopback import EventKind, Fault, LoopbackGrid, ScriptedFaults
+from strategies import Compressed
+from strategies import directory as directories
+from strategies.directory import Directory
+from tests.strategies.federation import NUM_NODES, quadratic_app, train
+
+FID = bytes(16)
+
+
+def hellos(grid: LoopbackGrid) -> list[int]:
+    kinds = (EventKind.REQUEST_DELIVERED, EventKind.UNREACHABLE)
+    return [e.node for e in grid.events if e.kind in kinds]
+
+
+def grid_of(num_nodes: int, **options: object) -> LoopbackGrid:
+    return LoopbackGrid(quadratic_app(), num_nodes, **options)
+
+
+def test_nodes_are_asked_once_and_ordered_by_their_key() -> None:
+    grid = grid_of(12)
+    directory = Directory()
+    for _ in range(3):
+        assert directory.refresh(grid, FID, 10.0) == grid.node_ids
+    assert sorted(hellos(grid)) == list(range(12))
+    assert [directory.key(n) for n in grid.node_ids[:3]] == [
+        "partition-0",
+        "partition-1",
+        "partition-2",
+    ]
+    assert grid.node_ids != sorted(grid.node_ids)
+
+
+def test_a_node_without_a_partition_is_known_by_its_id() -> None:
+    grid = grid_of(1, node_configs=[{}])
+    del grid.contexts[grid.node_ids[0]].node_config["partition-id"]
+    directory = Directory()
+    directory.refresh(grid, FID, 10.0)
+    assert directory.key(grid.node_ids[0]) == f"node-{grid.node_ids[0]}"
+
+
+def test_a_node_that_joins_later_introduces_itself() -> None:
+    grid = grid_of(3)
+    late = grid.node_ids[1]
+    grid.offline.add(late)
+    directory = Directory()
+    assert directory.refresh(grid, FID, 10.0) == [grid.node_ids[0], grid.node_ids[2]]
+    grid.offline.clear()
+    assert directory.refresh(grid, FID, 10.0) == grid.node_ids
+    assert hellos(grid).count(1) == 1
+
+
+def test_a_restarted_node_keeps_its_key_under_a_new_id() -> None:
+    """An unauthenticated SuperNode gets a new node id at each start."""
+    first = grid_of(3, seed=1)
+    directory = Directory()
+    directory.refresh(first, FID, 10.0)
+    second = grid_of(3, node_ids=[*first.node_ids[:2], 12345])
+    assert directory.refresh(second, FID, 10.0) == second.node_ids
+    assert directory.key(12345) == "partition-2"
+    assert hellos(second) == [2]
+    # The old id, should it come back, is nobody until it is asked again.
+    assert directory.key(first.node_ids[2]) == f"node-{first.node_ids[2]}"
+
+
+def test_two_nodes_with_one_key_are_kept_apart() -> None:
+    grid = grid_of(3, node_configs=[{}, {}, {"partition-id": 0}])
+    directory = Directory()
+    nodes = directory.refresh(grid, FID, 10.0)
+    assert sorted(nodes) == sorted(grid.node_ids)
+    keys = {directory.key(n) for n in nodes}
+    assert len(keys) == 3
+    assert {"partition-0", "partition-1"} < keys
+
+
+def test_nodes_that_do_not_answer_are_asked_again_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults = ScriptedFaults({(1, 1): Fault(reply=()), (2, 1): Fault(offline=True)})
+    grid = grid_of(3, faults=faults)
+    directory = Directory()
+    others = [grid.node_ids[0], grid.node_ids[2]]
+    assert directory.refresh(grid, FID, 10.0) == others
+    assert directory.refresh(grid, FID, 10.0) == others
+    assert grid.exchange == 1  # not asked so soon
+    monkeypatch.setattr(directories, "RETRY_SECONDS", 0.0)
+    assert directory.refresh(grid, FID, 10.0) == others
+    assert directory.refresh(grid, FID, 10.0) == grid.node_ids
+    assert grid.exchange == 3
+
+
+def test_no_introduction_at_all_is_an_error() -> None:
+    grid = grid_of(2)
+    grid.client_app = quadratic_app([])
+    with pytest.raises(ProtocolError, match="none of 2 nodes introduced itself"):
+        Directory().refresh(grid, FID, 10.0)
+    silent = grid_of(
+        2, faults=ScriptedFaults({(1, i): Fault(reply=()) for i in (0, 1)})
+    )
+    with pytest.raises(ProtocolError, match="no answer within 10 s"):
+        Directory().refresh(silent, FID, 10.0)
+
+
+def test_no_nodes_is_not_an_error_yet() -> None:
+    grid = grid_of(2)
+    grid.offline.update(grid.node_ids)
+    assert Directory().refresh(grid, FID, 10.0) == []
+
+
+def test_answers_belong_to_the_node_that_was_asked() -> None:
+    """Flower's errors come from the SuperLink, whatever node they are about."""
+    grid = grid_of(2)
+
+    def claim(reply: Message) -> None:
+        reply.metadata.__dict__["_src_node_id"] = grid.node_ids[0]
+
+    grid.on_reply = claim
+    directory = Directory()
+    assert directory.refresh(grid, FID, 10.0) == grid.node_ids
+    assert directory.key(grid.node_ids[1]) == "partition-1"
+
+
+def test_a_restart_during_training_goes_on_with_the_same_client() -> None:
+    """The client's error memory is gone, which error feedback survives."""
+    grid = grid_of(NUM_NODES)
+    strategy = Compressed(FedAvg(), "topk(fraction=0.5)")
+    old = grid.node_ids[2]
+
+    class Restarting(LoopbackGrid):
+        def get_node_ids(self) -> list[int]:
+            if self.exchange == 4 and old in self.contexts:  # before round 3
+                context = self.contexts.pop(old)
+                context.node_id = 999
+                self.contexts[999] = context
+                self.node_ids[2] = 999
+                self._index[999] = self._index.pop(old)
+                self.forget(999)
+            return super().get_node_ids()
+
+    grid.__class__ = Restarting
+    train(strategy, grid=grid, num_rounds=4)
+    clients = {e.client for e in strategy.ledger.entries}
+    assert clients == {f"partition-{i}" for i in range(NUM_NODES)}
+    assert [r["num_replies"] for r in strategy.ledger.rounds()] == [4] * 4
+    assert [r["dropped"] for r in strategy.ledger.rounds()] == [0] * 4

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from .dataset import Dataset
 from .load import DATASETS, load_dataset
-from .partition import (
-    PARTITIONS,
-    Partitioning,
-    partition_dataset,
-    partition_statistics,
-)
+from .partition import PARTITIONS, Partitioning, partition_dataset
+from .statistics import partition_statistics
 
 __all__ = [
     "DATASETS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from logging import INFO, WARNING
+from logging import WARNING
 
 import torch
 from flwr.app import (
@@ -95,9 +95,7 @@ def _serve(
     memory = turns.admit(storage.load(context), request)
     received = _tensors(_only_arrays(message, "the request"))
     lossy, exact = split_layout(layout_of(received), request.exact)
-    memory, dropped = turns.settle(memory, request, feedback, lossy)
-    if dropped:
-        log(INFO, "CompressionMod: gave up an error that could not be delivered")
+    memory = turns.settle(memory, request, feedback, lossy)
     if request.purpose == EVALUATE:
         storage.save(context, memory)
         return call_next(message, context)
@@ -122,7 +120,7 @@ def _serve(
         base=memory.base,
         turn=turn,
         encode_seconds=time.perf_counter() - begin,
-        error_dropped=dropped,
+        error_dropped=memory.gave_up,
         lossy=payload,
         exact=buffers,
     )

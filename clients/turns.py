@@ -39,6 +39,8 @@ class Memory:
         Id and payload of the turn whose fate is unknown.
     unsettled : int
         Turns in a row that did not arrive.
+    gave_up : bool
+        An error was given up, and no reply that says so has arrived yet.
     codec : dict
         State of the compressors (warm starts).
     """
@@ -51,6 +53,7 @@ class Memory:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     pending: tuple[int, bytes] | None = None
     unsettled: int = 0
+    gave_up: bool = False
     codec: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -85,13 +88,16 @@ def admit(memory: Memory | None, request: Request) -> Memory:
 
 def settle(
     memory: Memory, request: Request, feedback: Feedback, layout: Layout
-) -> tuple[Memory, bool]:
+) -> Memory:
     """Bring the memory in line with what the server says it has applied.
+
+    An error that cannot be kept is given up, and every reply says so until one has
+    arrived.
 
     Returns
     -------
-    tuple of Memory and bool
-        The memory without a pending turn, and whether an error was given up.
+    Memory
+        Without a pending turn.
     """
     if feedback.has_share and memory.epoch != request.epoch:
         memory = _emptied(memory)
@@ -102,21 +108,23 @@ def settle(
         turn, payload = memory.pending
         sent = ModelCodec.decode(payload, layout)
         tensors = feedback.settle(memory.tensors, sent, applied=True)
-        settled = replace(memory, tensors=tensors, base=turn)
-        return replace(settled, pending=None, unsettled=0), False
+        settled = replace(memory, tensors=tensors, base=turn, gave_up=False)
+        return replace(settled, pending=None, unsettled=0)
     if request.applied != memory.base:
         # To a server with a sum, base 0 says that the memory is lost. Without one an
         # empty memory follows any turn, and what it gathers from now on must not be
         # lost too when the next turn does not arrive.
-        base = 0 if feedback.has_share else request.applied
-        return replace(_emptied(memory), base=base), bool(memory.tensors)
+        if feedback.has_share:
+            return _emptied(memory)
+        gave_up = memory.gave_up or bool(memory.tensors)
+        return replace(_emptied(memory), base=request.applied, gave_up=gave_up)
     if memory.pending is None:
-        return memory, False
+        return memory
     unsettled = memory.unsettled + 1
     if unsettled >= STALE_AFTER and not feedback.has_share:
-        return replace(_emptied(memory), base=memory.base), True
+        return replace(_emptied(memory), base=memory.base, gave_up=True)
     tensors = feedback.settle(memory.tensors, {}, applied=False)
-    return replace(memory, tensors=tensors, pending=None, unsettled=unsettled), False
+    return replace(memory, tensors=tensors, pending=None, unsettled=unsettled)
 
 
 def take_turn(

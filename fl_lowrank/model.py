@@ -27,10 +27,11 @@ from .codecs import bits
 from .codecs.varint import write_varint
 from .compressors import F16, Identity
 from .errors import CompressionError, SpecError, WireError
+from .framing import Reader, open_sealed, seal
 from .rng import Rng
 from .spec import Rule, parse_rules
 from .types import Compressor, Exact, Payload, State
-from .wire import Reader, TensorLayout
+from .wire import TensorLayout
 
 #: Tensors of at most so many entries may be merged.
 SMALL = 1024
@@ -159,7 +160,7 @@ class ModelCodec:
                 raise type(error)(msg) from error
             parts.append(wire.pack_body(payload))
             after |= {f"{first}/{k}": v for k, v in now.items()}
-        return wire.seal(b"".join(parts)), after
+        return seal(b"".join(parts)), after
 
     @staticmethod
     def decode(data: bytes, layout: Layout) -> dict[str, Tensor]:
@@ -187,7 +188,7 @@ def read_payloads(
     data: bytes, layout: Layout
 ) -> Iterator[tuple[tuple[str, ...], Payload]]:
     """Read the payloads of an update, with the names of the tensors in each."""
-    reader = Reader(wire.open_sealed(data))
+    reader = Reader(open_sealed(data))
     names = list(layout)
     count = reader.varint(MAX_TENSORS, "the number of tensors")
     if count != len(names):

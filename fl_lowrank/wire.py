@@ -19,7 +19,6 @@ be left over; anything else is a `WireError`.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,35 +26,18 @@ import torch
 from torch import Tensor
 
 from .codecs import bits, floats, indices, symbols
-from .codecs.varint import read_varint, unzigzag, write_varint, zigzag
-from .errors import InputError, VersionError, WireError
+from .codecs.varint import unzigzag, write_varint, zigzag
+from .errors import WireError
+from .framing import DTYPES, Reader, dtype_code, open_sealed, seal
 from .types import Coding, Field, Kind, Payload, Shape
 
-MAGIC = b"FL"
-VERSION = 1
 #: Entries that a tensor read without an expectation may have.
 MAX_ENTRIES = 1 << 31
 MAX_DIMENSIONS = 16
 MAX_DEPTH = 8
-_CRC_BYTES = 4
 #: A field has at most so many values more than its payload has entries.
 _SPARE_ENTRIES = 64
 _MAX_INTEGERS = 64  # of a field of VARINTS, which are read one by one
-
-#: Numbers of dtypes on the wire; never renumber.
-DTYPES: dict[int, torch.dtype] = {
-    0: torch.float32,
-    1: torch.float16,
-    2: torch.bfloat16,
-    3: torch.float64,
-    4: torch.int64,
-    5: torch.int32,
-    6: torch.int16,
-    7: torch.int8,
-    8: torch.uint8,
-    9: torch.bool,
-}
-_DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -93,73 +75,6 @@ def unpack(
     return payload
 
 
-def seal(body: bytes) -> bytes:
-    """Put magic, version and checksum around a body."""
-    head = MAGIC + bytes([VERSION]) + body
-    return head + zlib.crc32(head).to_bytes(_CRC_BYTES, "little")
-
-
-def open_sealed(data: bytes) -> bytes:
-    """Check magic, version and checksum, and give the body."""
-    if len(data) < len(MAGIC) + 1 + _CRC_BYTES or data[: len(MAGIC)] != MAGIC:
-        msg = (
-            f"wire: expected a message that starts with {MAGIC!r}, found "
-            f"{len(data)} bytes starting with {bytes(data[:4])!r}; was it sent by "
-            "fl-lowrank?"
-        )
-        raise WireError(msg)
-    version = data[len(MAGIC)]
-    if version != VERSION:
-        msg = (
-            f"wire: expected format version {VERSION}, found {version}; install the "
-            "same major version of fl-lowrank on both ends"
-        )
-        raise VersionError(msg)
-    head, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-    if zlib.crc32(head) != int.from_bytes(crc, "little"):
-        msg = "wire: checksum does not match; the message was damaged on its way"
-        raise WireError(msg)
-    return head[len(MAGIC) + 1 :]
-
-
-class Reader:
-    """Bounded reading of bytes from front to back."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.pos = 0
-
-    def take(self, count: int) -> bytes:
-        """Take exactly ``count`` bytes."""
-        if count > len(self.data) - self.pos:
-            msg = (
-                f"wire: expected {count} more bytes, found "
-                f"{len(self.data) - self.pos}; the message is truncated"
-            )
-            raise WireError(msg)
-        part = self.data[self.pos : self.pos + count]
-        self.pos += count
-        return part
-
-    def varint(self, at_most: int, what: str) -> int:
-        """Read a number that may not exceed ``at_most``."""
-        value, self.pos = read_varint(self.data, self.pos)
-        if value > at_most:
-            msg = f"wire: {what} is {value}, at most {at_most} is possible here"
-            raise WireError(msg)
-        return value
-
-    def rest(self) -> bytes:
-        """Take all that is left."""
-        return self.take(len(self.data) - self.pos)
-
-    def finish(self) -> None:
-        """Refuse bytes that nobody announced."""
-        if self.pos != len(self.data):
-            msg = f"wire: {len(self.data) - self.pos} bytes left over at the end"
-            raise WireError(msg)
-
-
 def pack_body(payload: Payload) -> bytes:
     """Write a payload without magic and checksum, to stand inside another."""
     kind = payload.kind
@@ -172,7 +87,7 @@ def pack_body(payload: Payload) -> bytes:
         expected = {n: c.name for n, c in zip(kind.fields, kind.codings, strict=True)}
         msg = f"wire: a payload {kind.name} has fields {expected}, found {found}"
         raise ValueError(msg)
-    parts = [bytes([_dtype_code(payload.dtype)]), write_varint(len(payload.shape))]
+    parts = [bytes([dtype_code(payload.dtype)]), write_varint(len(payload.shape))]
     parts += [write_varint(n) for n in payload.shape]
     parts.append(write_varint(kind.code))
     for field in payload.fields.values():
@@ -249,20 +164,12 @@ def _read_fields(
     return fields
 
 
-def _dtype_code(dtype: torch.dtype) -> int:
-    if dtype not in _DTYPE_CODES:
-        names = ", ".join(str(d).removeprefix("torch.") for d in _DTYPE_CODES)
-        msg = f"wire: expected a dtype out of {names}, found {dtype}; convert it first"
-        raise InputError(msg)
-    return _DTYPE_CODES[dtype]
-
-
 def _field_bytes(field: Field, numel: int) -> bytes:
     if isinstance(field.value, Payload):
         return pack_body(field.value)
     values = field.value
     if field.coding == Coding.RAW:
-        return bytes([_dtype_code(values.dtype)]) + floats.encode_raw(values)
+        return bytes([dtype_code(values.dtype)]) + floats.encode_raw(values)
     if field.coding == Coding.BITS:
         return write_varint(values.numel()) + bits.encode_bits(values)
     if field.coding == Coding.INDICES:

@@ -84,7 +84,11 @@ class Round:
                 _leave_out(ledger, self.number, incoming.client, error)
                 continue
             if incoming.reply.error_dropped:
-                log(WARNING, "Compressed: %s gave up a stale error", incoming.client)
+                log(
+                    WARNING,
+                    "Compressed: %s gave up an error that it could not deliver",
+                    incoming.client,
+                )
             book.stage(
                 Staged(
                     incoming.client,

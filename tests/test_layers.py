@@ -33,6 +33,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("rng",),
     ("types",),
     ("linalg", "shapes", "codecs"),
+    ("framing",),
     ("wire", "envelope"),
     ("compressors",),
     ("decoders",),

@@ -79,7 +79,36 @@ def _add_scattered(
 
 
 @dataclass(frozen=True)
-class TopK(Compressor):
+class Keep(Compressor):
+    """What `TopK` and `RandK` share: how many entries are kept.
+
+    Parameters
+    ----------
+    fraction : float, optional
+        Share of the entries to keep, in (0, 1]; rounded up to at least one.
+    k : int, optional
+        Their number, instead of ``fraction``.
+    """
+
+    composable: ClassVar[bool] = True
+
+    fraction: float | None = None
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        check_keep(self.name, self.fraction, self.k)
+
+    def count(self, numel: int) -> int:
+        """Entries kept of ``numel``."""
+        return keep_count(self.fraction, self.k, numel)
+
+    def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Entries kept."""
+        return ((self.count(math.prod(shape)),),)
+
+
+@dataclass(frozen=True)
+class TopK(Keep):
     """Keep the entries of largest magnitude as they are.
 
     Guarantee: ``Contractive(k / d)``, attained when all magnitudes are equal.
@@ -96,30 +125,19 @@ class TopK(Compressor):
 
     name: ClassVar[str] = "topk"
     norm_nonincreasing: ClassVar[bool] = True
-    composable: ClassVar[bool] = True
     orthogonal: ClassVar[bool] = True
-
-    fraction: float | None = None
-    k: int | None = None
-
-    def __post_init__(self) -> None:
-        check_keep(self.name, self.fraction, self.k)
 
     def guarantee(self, shape: Shape) -> Guarantee:
         """Beznosikov et al. (2023), section 2.2: error at most 1 - k/d."""
         d = math.prod(shape)
-        k = keep_count(self.fraction, self.k, d)
+        k = self.count(d)
         return Exact() if k == d else Contractive(k / d)
-
-    def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        """Entries kept."""
-        return ((keep_count(self.fraction, self.k, math.prod(shape)),),)
 
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Select by magnitude."""
         del rng
         flat = check_input(self.name, x).reshape(-1)
-        indices = largest(flat.abs(), keep_count(self.fraction, self.k, flat.numel()))
+        indices = largest(flat.abs(), self.count(flat.numel()))
         fields = {
             "indices": Field(Coding.INDICES, indices),
             "values": Field(Coding.RAW, flat[indices]),
@@ -150,7 +168,7 @@ def _positions_and_values(payload: Payload) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class RandK(Compressor):
+class RandK(Keep):
     """Keep random entries, scaled by d/k; the positions travel as a seed.
 
     Guarantee: ``Unbiased(zeta)`` with ``zeta = d / k`` exactly, for every input
@@ -166,29 +184,18 @@ class RandK(Compressor):
     """
 
     name: ClassVar[str] = "randk"
-    composable: ClassVar[bool] = True
-
-    fraction: float | None = None
-    k: int | None = None
-
-    def __post_init__(self) -> None:
-        check_keep(self.name, self.fraction, self.k)
 
     def guarantee(self, shape: Shape) -> Guarantee:
         """Beznosikov et al. (2023): a uniform k-subset, scaled by d/k."""
         d = math.prod(shape)
-        k = keep_count(self.fraction, self.k, d)
+        k = self.count(d)
         return Exact() if k == d else Unbiased(d / k)
-
-    def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        """Entries kept."""
-        return ((keep_count(self.fraction, self.k, math.prod(shape)),),)
 
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Draw the positions from a seed that the decoder will see."""
         flat = check_input(self.name, x).reshape(-1)
         d = flat.numel()
-        k = keep_count(self.fraction, self.k, d)
+        k = self.count(d)
         check_range(self.name, flat, d / k if k else 1.0)
         seed = rng.child("subset").key >> 1  # 63 bits, so that int64 holds it
         indices = Rng(seed).subset(k, d, flat.device)

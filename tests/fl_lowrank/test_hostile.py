@@ -20,9 +20,10 @@ from fl_lowrank import decoders
 from fl_lowrank.compressors import COMPRESSORS
 from fl_lowrank.envelope import Reply, Request
 from fl_lowrank.errors import SettingError, SpecError, WireError
+from fl_lowrank.framing import open_sealed, seal
 from fl_lowrank.model import ModelCodec, layout_of
 from fl_lowrank.types import Coding, Compressor
-from fl_lowrank.wire import TensorLayout, open_sealed, seal
+from fl_lowrank.wire import TensorLayout
 
 from .hostility import (
     ALL,

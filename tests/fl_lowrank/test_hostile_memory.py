@@ -13,8 +13,8 @@ import torch
 
 import fl_lowrank as fll
 from fl_lowrank import wire
+from fl_lowrank.framing import open_sealed, seal
 from fl_lowrank.types import Coding
-from fl_lowrank.wire import open_sealed, seal
 
 from .hostility import (
     ALL,

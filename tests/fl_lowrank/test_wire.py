@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 import fl_lowrank as fll
-from fl_lowrank import decoders, wire
+from fl_lowrank import decoders, framing, wire
 from fl_lowrank.codecs.varint import write_varint
 from fl_lowrank.compressors.dense import DENSE, HALF, dense_payload
 from fl_lowrank.compressors.natural import POWERS
 from fl_lowrank.compressors.sparse import SPARSE
 from fl_lowrank.errors import InputError, VersionError, WireError
+from fl_lowrank.framing import DTYPES, Reader, open_sealed, seal
 from fl_lowrank.types import Coding, Field, Kind, Payload
-from fl_lowrank.wire import DTYPES, Reader, TensorLayout, open_sealed, seal
+from fl_lowrank.wire import TensorLayout
 
 #: A kind with a field of every coding, so that the codings are tested apart from
 #: what any compressor makes of them.
@@ -170,9 +171,10 @@ def test_unpack_refuses_another_shape_or_dtype() -> None:
 
 def test_other_versions_are_named() -> None:
     data = bytearray(fll.pack(dense_payload(torch.zeros(2))))
-    for version in {*range(256)} - {wire.VERSION}:
+    for version in {*range(256)} - {framing.VERSION}:
         data[2] = version
-        with pytest.raises(VersionError, match=f"version {wire.VERSION}.* {version};"):
+        expected = f"version {framing.VERSION}.* {version};"
+        with pytest.raises(VersionError, match=expected):
             fll.unpack(bytes(data))
 
 

@@ -180,9 +180,7 @@ def test_the_reply_of_another_client_is_left_out(feedback: str) -> None:
     assert len(ours) == NUM_ROUNDS
 
 
-@pytest.mark.parametrize(
-    "key", ["", "x" * 1000, 5, "partition-0", "partition-²", "\0\n", None]
-)
+@pytest.mark.parametrize("key", ["", "x" * 1000, 5, "partition-0", "1²3", "\0\n", None])
 def test_a_hostile_introduction_does_no_harm(key: object) -> None:
     def lie(message, context, call_next):  # type: ignore[no-untyped-def]
         reply = call_next(message, context)

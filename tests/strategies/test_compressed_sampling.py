@@ -6,13 +6,16 @@ import random
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 
 from fl_lowrank.errors import ProtocolError
-from simulations.loopback import LoopbackGrid
+from simulations.loopback import LoopbackGrid, RandomFaults
 from strategies import Compressed
 from tests.strategies.federation import (
+    DIM,
     initial_arrays,
     quadratic_app,
     train,
@@ -50,6 +53,16 @@ def test_the_seed_decides_and_node_ids_do_not() -> None:
     other, other_model = run(seed=6)
     assert sampled(first) != sampled(other)
     assert model != other_model
+
+
+def test_the_order_of_arrival_does_not_matter() -> None:
+    models = set()
+    for faults in (None, RandomFaults(seed=1), RandomFaults(seed=2)):
+        grid = LoopbackGrid(quadratic_app(), NUM_NODES, faults=faults)
+        arrays = ArrayRecord({"w": Array(np.zeros(DIM))})  # float64: sums round too
+        result = Compressed(FedAvg(), "identity()").start(grid, arrays)
+        models.add(result.arrays["w"].data)
+    assert len(models) == 1
 
 
 def test_fractions_are_kept_and_rounds_differ() -> None:

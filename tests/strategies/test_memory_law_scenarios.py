@@ -166,6 +166,9 @@ def test_lost_memory_costs_ef_its_error() -> None:
     assert acted.stage.oracle.books[name(0)].causes == ["lost"]
 
 
+_GAVE_UP = "Compressed: partition-0 gave up an error that it could not deliver"
+
+
 @pytest.mark.parametrize("num_lost", [2, 3])
 def test_error_of_ef_is_given_up_after_three_lost_turns(
     num_lost: int, caplog: pytest.LogCaptureFixture
@@ -177,7 +180,7 @@ def test_error_of_ef_is_given_up_after_three_lost_turns(
         acted = act("ef", script, 6)
     finally:
         flower.removeHandler(caplog.handler)
-    told = "Compressed: partition-0 gave up a stale error" in caplog.messages
+    told = _GAVE_UP in caplog.messages
     causes = acted.stage.oracle.books[name(0)].causes
     if num_lost < 3:
         assert causes == []
@@ -188,6 +191,26 @@ def test_error_of_ef_is_given_up_after_three_lost_turns(
     fifth = acted.turns(0)[4]
     np.testing.assert_allclose(acted.vector(5), fifth.update, atol=1e-5)
     assert fifth.applied
+
+
+@pytest.mark.parametrize("fraction_evaluate", [0.0, 1.0])
+@pytest.mark.parametrize("num_lost", [3, 4])
+def test_given_up_error_is_told_until_a_reply_arrives(
+    num_lost: int,
+    fraction_evaluate: float,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The fourth lost reply is the one that told, or evaluation settled before it."""
+    script = {(2 + i, 0): Fault(reply=LOST) for i in range(num_lost)}
+    flower = logging.getLogger("flwr")
+    monkeypatch.setattr(flower, "propagate", False)
+    flower.addHandler(caplog.handler)
+    try:
+        act("ef", script, 7, fraction_evaluate=fraction_evaluate)
+    finally:
+        flower.removeHandler(caplog.handler)
+    assert caplog.messages.count(_GAVE_UP) == 1
 
 
 def test_memory_of_ef21_is_never_stale() -> None:

@@ -1,0 +1,108 @@
+"""The frame of a message: magic, format version, checksum, bounded reading.
+
+A message is ``b"FL"``, the format version, a body and the CRC-32 of all that.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+
+from .codecs.varint import read_varint
+from .errors import InputError, VersionError, WireError
+
+MAGIC = b"FL"
+VERSION = 1
+_CRC_BYTES = 4
+
+#: Numbers of dtypes on the wire; never renumber.
+DTYPES: dict[int, torch.dtype] = {
+    0: torch.float32,
+    1: torch.float16,
+    2: torch.bfloat16,
+    3: torch.float64,
+    4: torch.int64,
+    5: torch.int32,
+    6: torch.int16,
+    7: torch.int8,
+    8: torch.uint8,
+    9: torch.bool,
+}
+_DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+def dtype_code(dtype: torch.dtype) -> int:
+    """Give the number of a dtype; `InputError` if it cannot travel."""
+    if dtype not in _DTYPE_CODES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in _DTYPE_CODES)
+        msg = f"wire: expected a dtype out of {names}, found {dtype}; convert it first"
+        raise InputError(msg)
+    return _DTYPE_CODES[dtype]
+
+
+def seal(body: bytes) -> bytes:
+    """Put magic, version and checksum around a body."""
+    head = MAGIC + bytes([VERSION]) + body
+    return head + zlib.crc32(head).to_bytes(_CRC_BYTES, "little")
+
+
+def open_sealed(data: bytes) -> bytes:
+    """Check magic, version and checksum, and give the body."""
+    if len(data) < len(MAGIC) + 1 + _CRC_BYTES or data[: len(MAGIC)] != MAGIC:
+        msg = (
+            f"wire: expected a message that starts with {MAGIC!r}, found "
+            f"{len(data)} bytes starting with {bytes(data[:4])!r}; was it sent by "
+            "fl-lowrank?"
+        )
+        raise WireError(msg)
+    version = data[len(MAGIC)]
+    if version != VERSION:
+        msg = (
+            f"wire: expected format version {VERSION}, found {version}; install the "
+            "same major version of fl-lowrank on both ends"
+        )
+        raise VersionError(msg)
+    head, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
+    if zlib.crc32(head) != int.from_bytes(crc, "little"):
+        msg = "wire: checksum does not match; the message was damaged on its way"
+        raise WireError(msg)
+    return head[len(MAGIC) + 1 :]
+
+
+class Reader:
+    """Bounded reading of bytes from front to back."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.pos = 0
+
+    def take(self, count: int) -> bytes:
+        """Take exactly ``count`` bytes."""
+        if count > len(self.data) - self.pos:
+            msg = (
+                f"wire: expected {count} more bytes, found "
+                f"{len(self.data) - self.pos}; the message is truncated"
+            )
+            raise WireError(msg)
+        part = self.data[self.pos : self.pos + count]
+        self.pos += count
+        return part
+
+    def varint(self, at_most: int, what: str) -> int:
+        """Read a number that may not exceed ``at_most``."""
+        value, self.pos = read_varint(self.data, self.pos)
+        if value > at_most:
+            msg = f"wire: {what} is {value}, at most {at_most} is possible here"
+            raise WireError(msg)
+        return value
+
+    def rest(self) -> bytes:
+        """Take all that is left."""
+        return self.take(len(self.data) - self.pos)
+
+    def finish(self) -> None:
+        """Refuse bytes that nobody announced."""
+        if self.pos != len(self.data):
+            msg = f"wire: {len(self.data) - self.pos} bytes left over at the end"
+            raise WireError(msg)

@@ -3,13 +3,16 @@
 ``python -m benchmarks.sizes`` prints the table for 2^20 Gaussian numbers, and for a
 1024 x 1024 matrix with singular values 1/i; it ends with exit code 1 if a bar is
 missed. Times are the best of five on the threads that torch uses; they are no bars.
+``--device cuda`` encodes where the tensor lies; bytes are always made, read and decoded
+on the host.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,17 +57,17 @@ class Row:
         return too_large or too_far
 
 
-def gaussian() -> Tensor:
+def gaussian(device: str = "cpu") -> Tensor:
     """Draw the vector that the bars speak of."""
-    return fll.rng.stream(0, "sizes").normal(D)
+    return fll.rng.stream(0, "sizes").normal(D).to(device)
 
 
-def harmonic_matrix(size: int = 1024) -> Tensor:
+def harmonic_matrix(size: int = 1024, device: str = "cpu") -> Tensor:
     """Draw a matrix with singular values 1, 1/2, 1/3, ..."""
     rng = fll.rng.stream(0, "harmonic")
     u = orthonormal(rng.child("u").normal(size, size))
     v = orthonormal(rng.child("v").normal(size, size))
-    return (u / torch.arange(1, size + 1)) @ v.T
+    return ((u / torch.arange(1, size + 1)) @ v.T).to(device)
 
 
 def best_ms(action: Callable[[], object], repeats: int = 5) -> float:
@@ -73,6 +76,8 @@ def best_ms(action: Callable[[], object], repeats: int = 5) -> float:
     for _ in range(repeats):
         start = time.perf_counter()
         action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 1e3 * min(times)
 
@@ -99,8 +104,9 @@ def measure(
         return fll.decode(fll.unpack(data))
 
     data = encode()
-    off = (decode() - x).to(torch.float64)
-    nmse = float(off.square().sum() / x.to(torch.float64).square().sum())
+    wide = x.to("cpu", torch.float64)
+    off = decode().to(torch.float64) - wide
+    nmse = float(off.square().sum() / wide.square().sum())
     name = f"{text}, after {warm_rounds} rounds" if warm_rounds else text
     return Row(
         name,
@@ -131,9 +137,9 @@ def index_set(x: Tensor, fraction: float = 0.01, repeats: int = 5) -> Row:
     )
 
 
-def vector_rows(repeats: int = 5) -> Iterator[Row]:
+def vector_rows(repeats: int = 5, device: str = "cpu") -> Iterator[Row]:
     """Give the rows of the Gaussian vector."""
-    x = gaussian()
+    x = gaussian(device)
     yield index_set(x, repeats=repeats)
     for text, bar in (
         ("topk(fraction=0.01) >> natural()", 13_600),
@@ -147,9 +153,9 @@ def vector_rows(repeats: int = 5) -> Iterator[Row]:
         yield measure(text, x, bar, repeats=repeats)
 
 
-def matrix_rows(repeats: int = 5) -> Iterator[Row]:
+def matrix_rows(repeats: int = 5, device: str = "cpu") -> Iterator[Row]:
     """Give the rows of the matrix; a factor of rank 4 has 4 x 2048 numbers."""
-    x = harmonic_matrix()
+    x = harmonic_matrix(device=device)
     bar = 4 * 2048 * 4 + 64
     yield measure("svd(rank=4)", x, bar, 1.005 * OPTIMUM_RANK_4, repeats=1)
     yield measure("rsvd(rank=4)", x, bar, 1.05 * OPTIMUM_RANK_4, repeats=repeats)
@@ -189,17 +195,23 @@ def show(title: str, rows: list[Row], topk_ms: float, console: Console) -> None:
     console.print(table)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print both tables; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sizes")
+    parser.add_argument("--device", default="cpu", help="of torch (%(default)s)")
+    device = parser.parse_args(arguments).device
     console = Console(width=None if sys.stdout.isatty() else 160)
-    x = gaussian().abs()
+    x = gaussian(device).abs()
     topk_ms = best_ms(lambda: torch.topk(x, D // 100, sorted=False))
     threads = torch.get_num_threads()
     console.print(
-        f"torch.topk of 1% of {D:,}: {topk_ms:.1f} ms on {threads} threads; encode is "
-        "to bytes, decode from bytes to a dense tensor"
+        f"torch.topk of 1% of {D:,}: {topk_ms:.1f} ms on {device}, {threads} threads; "
+        "encode is to bytes, decode from bytes to a dense tensor"
     )
-    vectors, matrices = list(vector_rows()), list(matrix_rows())
+    vectors, matrices = (
+        list(vector_rows(device=device)),
+        list(matrix_rows(device=device)),
+    )
     show(f"{D:,} Gaussian numbers", vectors, topk_ms, console)
     title = f"1024 x 1024, singular values 1/i; rank 4 at best {OPTIMUM_RANK_4}"
     show(title, matrices, topk_ms, console)

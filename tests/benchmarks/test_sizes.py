@@ -37,20 +37,20 @@ def test_a_missed_bar_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     far = dataclasses.replace(row, nmse=0.11)
     assert large.missed
     assert far.missed
-    monkeypatch.setattr(sizes, "vector_rows", lambda: [row])
-    monkeypatch.setattr(sizes, "matrix_rows", lambda: [row])
-    assert sizes.main() == 0
-    monkeypatch.setattr(sizes, "matrix_rows", lambda: [far])
-    assert sizes.main() == 1
+    monkeypatch.setattr(sizes, "vector_rows", lambda device: [row])
+    monkeypatch.setattr(sizes, "matrix_rows", lambda device: [row])
+    assert sizes.main([]) == 0
+    monkeypatch.setattr(sizes, "matrix_rows", lambda device: [far])
+    assert sizes.main([]) == 1
 
 
 def test_both_tables_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = sizes.Row("powersgd(rank=4)", 12_345, 1 << 20, 0.1, 1.0, 1.0, bar_bytes=1)
-    monkeypatch.setattr(sizes, "vector_rows", lambda: [row])
-    monkeypatch.setattr(sizes, "matrix_rows", lambda: [row])
-    sizes.main()
+    monkeypatch.setattr(sizes, "vector_rows", lambda device: [row])
+    monkeypatch.setattr(sizes, "matrix_rows", lambda device: [row])
+    sizes.main([])
     printed = capsys.readouterr().out
     assert printed.count("12,345") == 2
     assert "missed its bar: powersgd(rank=4)" in printed

@@ -18,6 +18,7 @@ from .figures import write_figure
 from .summary import Summary, read_summaries
 
 _LEVEL = 0.9
+_NAME_WIDTH = 12
 
 
 def write_report(root: Path, console: Console, level: float = _LEVEL) -> None:
@@ -59,6 +60,8 @@ def _table(summaries: Sequence[Summary], level: float) -> Table:
             justify="left" if column == "setting" else "right",
             overflow="fold",
             no_wrap=column != "setting",
+            # In a narrow terminal the numbers must not squeeze the name out.
+            min_width=_NAME_WIDTH if column == "setting" else None,
         )
     for summary in summaries:
         reached = summary.first_round_reaching(level)
@@ -66,18 +69,22 @@ def _table(summaries: Sequence[Summary], level: float) -> Table:
             summary.name,
             _accuracy(summary),
             "never" if reached is None else f"{reached} r",
-            f"{summary.bytes_up / 1e6:.2f}",
-            f"{summary.bytes_down / 1e6:.2f}",
-            f"{summary.bytes_evaluate / 1e6:.2f}",
+            _megabytes(summary.bytes_up),
+            _megabytes(summary.bytes_down),
+            _megabytes(summary.bytes_evaluate),
             f"{summary.uplink_ratio:.1f}",
             f"{summary.codec_seconds:.1f}",
         )
     return table
 
 
+def _megabytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e6:.{2 if size_bytes < 1e9 else 0}f}"
+
+
 def _accuracy(summary: Summary) -> str:
     deviation = summary.last_accuracy_deviation
-    spread = "" if deviation is None else f" ± {deviation:.4f}"
+    spread = "" if deviation is None else f" ± {deviation:.3f}"
     return f"{summary.last_accuracy:.4f}{spread}"
 
 

@@ -42,6 +42,7 @@ def write_report(root: Path, console: Console, level: float = _LEVEL) -> None:
 
 def _table(summaries: Sequence[Summary], level: float) -> Table:
     table = Table(
+        padding=0,  # eight columns in eighty characters
         caption="accuracy: mean of the last 5 rounds (± deviation over seeds); MB and "
         "codec seconds: all clients and rounds; ratio: float32 size / bytes up"
     )

@@ -44,7 +44,7 @@ def _table(summaries: Sequence[Summary], level: float) -> Table:
     table = Table(
         padding=0,  # eight columns in eighty characters
         caption="accuracy: mean of the last 5 rounds (± deviation over seeds); MB and "
-        "codec seconds: all clients and rounds; ratio: float32 size / bytes up"
+        "codec seconds: all clients and rounds; ratio: float32 size / bytes up",
     )
     for column in (
         "setting",

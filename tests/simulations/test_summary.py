@@ -73,7 +73,7 @@ def test_report_prints_a_table_and_draws(tmp_path: Path) -> None:
     _write_run(tmp_path / "a" / "seed-0", [0.1, 0.5, 0.95])
     text = io.StringIO()
     write_report(tmp_path, Console(file=text, width=100))
-    row = next(line for line in text.getvalue().splitlines() if "│ a " in line)
+    row = next(line for line in text.getvalue().splitlines() if "│a " in line)
     assert row.replace("│", " ").split()[:6] == [
         "a",
         "0.7250",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from logging import WARNING
 
 import torch
@@ -14,6 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fl_lowrank.errors import CompressionError, WireError
+from fl_lowrank.model import layout_of
 from fl_lowrank.updates import split_layout
 
 from . import replies as reading
@@ -71,7 +73,7 @@ class Round:
             except CompressionError as error:
                 _leave_out(ledger, self.number, client, error)
         usual = reading.same_metrics([r.message for r in read])
-        lossy, exact = split_layout(reading.model_layout(self.arrays), self.exact)
+        lossy, exact = split_layout(layout_of(self._before), self.exact)
         decoded: list[Decoded] = []
         for incoming, ok in zip(read, usual, strict=True):
             begin = time.perf_counter()
@@ -136,11 +138,16 @@ class Round:
             messages.append(reading.with_arrays(d.incoming.message, arrays))
         return inner.aggregate_train(self.number, messages + errors)
 
+    @cached_property
+    def _before(self) -> dict[str, Tensor]:
+        """The model that the clients got, copied to tensors once a round."""
+        return reading.tensors_of(self.arrays)
+
     def _moved(self, update: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
         """Give the model plus ``factor`` times the update, in float64."""
-        before = reading.tensors_of(self.arrays)
         return {
-            name: before[name].to(torch.float64) + value.to(torch.float64) * factor
+            name: self._before[name].to(torch.float64)
+            + value.to(torch.float64) * factor
             for name, value in update.items()
         }
 

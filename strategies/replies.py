@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fl_lowrank.envelope import STYPE, Reply
 from fl_lowrank.errors import WireError
-from fl_lowrank.model import Layout, ModelCodec, layout_of
+from fl_lowrank.model import Layout, ModelCodec
 from fl_lowrank.updates import MAX_NUM_EXAMPLES
 
 OTHER_METRICS = "its metrics differ in keys from those of most replies"
@@ -52,11 +52,6 @@ def record_of(tensors: Mapping[str, Tensor], like: ArrayRecord) -> ArrayRecord:
             for name, array in like.items()
         }
     )
-
-
-def model_layout(record: ArrayRecord) -> Layout:
-    """Names, shapes and dtypes of a model in a record."""
-    return layout_of(tensors_of(record))
 
 
 def read(client: str, message: Message, weight_key: str) -> Incoming:

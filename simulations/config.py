@@ -40,6 +40,9 @@ class Settings:
         Communication rounds.
     fraction_train, fraction_evaluate : float
         Share of the clients that trains, and that evaluates, in a round.
+    evaluate_every : int
+        Rounds between evaluations of the server's model on the test set; the model is
+        also evaluated before the first round and after the last one.
     local_epochs, batch_size : int
         A client's passes over its data in a round, and samples per step.
     lr, momentum : float
@@ -68,6 +71,7 @@ class Settings:
     num_rounds: int
     fraction_train: float
     fraction_evaluate: float
+    evaluate_every: int
     local_epochs: int
     batch_size: int
     lr: float
@@ -122,6 +126,23 @@ class Settings:
         }
         return cls(**values)
 
+    def evaluates_after(self, server_round: int) -> bool:
+        """Tell whether the server evaluates its model after a round.
+
+        Parameters
+        ----------
+        server_round : int
+            The round; 0 is before the first.
+
+        Returns
+        -------
+        bool
+            Whether it does.
+        """
+        return (
+            server_round % self.evaluate_every == 0 or server_round == self.num_rounds
+        )
+
     def to_run_config(self) -> dict[str, Any]:
         """Return the settings under Flower's keys.
 
@@ -142,6 +163,7 @@ _RANGES = (
     ("num_rounds", 1, _MANY),
     ("fraction_train", 1e-9, 1),
     ("fraction_evaluate", 0, 1),
+    ("evaluate_every", 1, _MANY),
     ("local_epochs", 1, _MANY),
     ("batch_size", 1, _MANY),
     ("lr", 1e-12, _MANY),

@@ -26,7 +26,7 @@ def write_figure(path: Path, summaries: Sequence[Summary]) -> None:
     FigureCanvasAgg(figure)
     by_round, by_bytes = figure.subplots(1, 2, sharey=True)
     for summary in summaries:
-        by_round.plot(summary.accuracy, label=summary.name)
+        by_round.plot(summary.evaluated_rounds, summary.accuracy, label=summary.name)
         by_bytes.plot(
             summary.megabytes_sent_up[1:], summary.accuracy[1:], label=summary.name
         )

@@ -35,7 +35,7 @@ def write_report(root: Path, console: Console, level: float = _LEVEL) -> None:
     """
     summaries = read_summaries(root)
     if not summaries:
-        raise SimulationError(f"{root} holds no finished round of any run.")
+        raise SimulationError(f"{root} holds no run that was evaluated after a round.")
     console.print(_table(summaries, level))
     write_figure(root / "plot.png", summaries)
 
@@ -43,8 +43,8 @@ def write_report(root: Path, console: Console, level: float = _LEVEL) -> None:
 def _table(summaries: Sequence[Summary], level: float) -> Table:
     table = Table(
         padding=0,  # eight columns in eighty characters
-        caption="accuracy: mean of the last 5 rounds (± deviation over seeds); MB and "
-        "codec seconds: all clients and rounds; ratio: float32 size / bytes up",
+        caption="accuracy: mean of the last 5 evaluations (± deviation over seeds); MB "
+        "and codec seconds: all clients and rounds; ratio: float32 size / bytes up",
     )
     for column in (
         "setting",

@@ -80,7 +80,7 @@ def _run(grid: Grid, settings: Settings, folder: RunFolder) -> Result:
         num_rounds=settings.num_rounds,
         timeout=settings.timeout,
         train_config=ConfigRecord({"lr": settings.lr}),
-        evaluate_fn=_central_evaluation(model, data, strategy, folder),
+        evaluate_fn=_central_evaluation(model, data, strategy, folder, settings),
     )
     if not result.train_metrics_clientapp:
         raise SimulationError(
@@ -110,27 +110,29 @@ def _partition_statistics(
 
 
 def _central_evaluation(
-    model: nn.Module, data: Dataset, strategy: Compressed, folder: RunFolder
-) -> Callable[[int, ArrayRecord], MetricRecord]:
+    model: nn.Module,
+    data: Dataset,
+    strategy: Compressed,
+    folder: RunFolder,
+    settings: Settings,
+) -> Callable[[int, ArrayRecord], MetricRecord | None]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     test_x, test_y = data.test_x.to(device), data.test_y.to(device)
     last = time.perf_counter()
 
-    def evaluate_centrally(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+    def close_round(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         nonlocal last
-        model.load_state_dict(arrays.to_torch_state_dict())
-        loss, accuracy = evaluate(model, test_x, test_y)
+        measured = MetricRecord()
+        if settings.evaluates_after(server_round):
+            model.load_state_dict(arrays.to_torch_state_dict())
+            loss, accuracy = evaluate(model, test_x, test_y)
+            measured = MetricRecord({"accuracy": accuracy, "loss": loss})
         now = time.perf_counter()
         folder.append_round(
-            {
-                **strategy.ledger.round(server_round),
-                "accuracy": accuracy,
-                "loss": loss,
-                "seconds": now - last,
-            }
+            {**strategy.ledger.round(server_round), **measured, "seconds": now - last}
         )
         last = now
-        return MetricRecord({"accuracy": accuracy, "loss": loss})
+        return measured or None
 
-    return evaluate_centrally
+    return close_round

@@ -22,18 +22,27 @@ class Summary:
     runs: tuple[tuple[Round, ...], ...]
 
     @property
+    def evaluated_rounds(self) -> NDArray[np.int64]:
+        """Rounds after which every seed's model was evaluated, 0 (before) first."""
+        by_seed = [
+            {entry["round"] for entry in rounds if "accuracy" in entry}
+            for rounds in self.runs
+        ]
+        return np.array(sorted(set.intersection(*by_seed)), dtype=np.int64)
+
+    @property
     def accuracy(self) -> NDArray[np.float64]:
-        """Mean test accuracy over seeds, by round, round 0 first."""
-        return self._table("accuracy").mean(axis=0)
+        """Mean test accuracy over seeds, by evaluated round."""
+        return self._accuracies().mean(axis=0)
 
     @property
     def last_accuracy(self) -> float:
-        """Mean over seeds and the last 5 rounds."""
+        """Mean over seeds and the last 5 evaluations."""
         return float(self._last().mean())
 
     @property
     def last_accuracy_deviation(self) -> float | None:
-        """Standard deviation over seeds of the last 5 rounds' mean."""
+        """Standard deviation over seeds of the last 5 evaluations' mean."""
         return float(self._last().std(ddof=1)) if len(self.runs) > 1 else None
 
     @property
@@ -63,11 +72,12 @@ class Summary:
 
     @property
     def megabytes_sent_up(self) -> NDArray[np.float64]:
-        """Cumulated megabytes of updates, mean over seeds, by round."""
-        return self._table("bytes_up").mean(axis=0).cumsum() / 1e6
+        """Cumulated megabytes of updates, mean over seeds, by evaluated round."""
+        by_round = self._table("bytes_up").mean(axis=0).cumsum() / 1e6
+        return by_round[self.evaluated_rounds]
 
     def first_round_reaching(self, level: float) -> int | None:
-        """Find the first round whose mean accuracy reaches a level.
+        """Find the first evaluated round whose mean accuracy reaches a level.
 
         Parameters
         ----------
@@ -80,10 +90,18 @@ class Summary:
             The round; None if there is none.
         """
         reached = np.flatnonzero(self.accuracy >= level)
-        return int(reached[0]) if len(reached) else None
+        return int(self.evaluated_rounds[reached[0]]) if len(reached) else None
 
     def _last(self) -> NDArray[np.float64]:
-        return self._table("accuracy")[:, 1:][:, -_NUM_LAST:].mean(axis=1)
+        return self._accuracies()[:, 1:][:, -_NUM_LAST:].mean(axis=1)
+
+    def _accuracies(self) -> NDArray[np.float64]:
+        return np.array(
+            [
+                [rounds[i]["accuracy"] for i in self.evaluated_rounds]
+                for rounds in self.runs
+            ]
+        )
 
     def _total(self, key: str) -> float:
         return float(self._table(key).sum(axis=1).mean())
@@ -107,13 +125,13 @@ def read_summaries(root: Path) -> Sequence[Summary]:
     Returns
     -------
     Sequence[Summary]
-        One summary for each setting that has a finished round.
+        One summary for each setting that was evaluated after a round.
     """
     groups: dict[str, list[tuple[Round, ...]]] = {}
     for path in sorted(root.rglob("rounds.jsonl"), key=lambda path: path.parts):
         folder = RunFolder(path.parent)
         rounds = tuple(folder.read_rounds())
-        if len(rounds) > 1:
+        if sum("accuracy" in entry for entry in rounds) > 1:
             groups.setdefault(_setting(root, folder), []).append(rounds)
     return [Summary(name, tuple(runs)) for name, runs in groups.items()]
 

@@ -71,6 +71,7 @@ class RunDisplay:
         self._name = name
         self._num_rounds = num_rounds
         self._bytes_up = 0
+        self._accuracy = 0.0
         self._task = progress.add_task(name, total=num_rounds, numbers="starting")
 
     def __call__(self, entry: Round) -> None:
@@ -83,8 +84,9 @@ class RunDisplay:
         """
         number = entry["round"]
         self._bytes_up += entry["bytes_up"]
+        self._accuracy = entry.get("accuracy", self._accuracy)  # not in every round
         numbers = (
-            f"accuracy {entry['accuracy']:.3f}  sent up {self._bytes_up / 1e6:.2f} MB"
+            f"accuracy {self._accuracy:.3f}  sent up {self._bytes_up / 1e6:.2f} MB"
         )
         self._progress.update(self._task, completed=number, numbers=numbers)
         every = max(1, self._num_rounds // _LINES_WITHOUT_TERMINAL)

@@ -61,6 +61,18 @@ def test_a_run_writes_its_files(tmp_path: Path) -> None:
     assert folder.read("error.json") is None
 
 
+def test_the_model_is_evaluated_every_few_rounds(tmp_path: Path) -> None:
+    settings = _settings(
+        out=str(tmp_path / "run"), uplink="none", num_rounds=4, evaluate_every=3
+    )
+    result = run_federated(_grid(settings), settings)
+    rounds = RunFolder(tmp_path / "run").read_rounds()
+    assert [entry["round"] for entry in rounds] == [0, 1, 2, 3, 4]
+    evaluated = [entry["round"] for entry in rounds if "accuracy" in entry]
+    assert evaluated == [0, 3, 4]  # and always after the last round
+    assert list(result.evaluate_metrics_serverapp) == evaluated
+
+
 def test_runs_repeat_from_the_seed(tmp_path: Path) -> None:
     def accuracies(name: str, seed: int) -> list[float]:
         settings = _settings(

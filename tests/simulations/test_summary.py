@@ -13,15 +13,16 @@ from simulations.results import RunFolder
 from simulations.summary import read_summaries
 
 
-def _write_run(folder: Path, accuracies: list[float], bytes_up: int = 100) -> None:
+def _write_run(
+    folder: Path, accuracies: list[float | None], bytes_up: int = 100
+) -> None:
     results = RunFolder.named(str(folder))
     for number, accuracy in enumerate(accuracies):
         sent = bytes_up if number else 0
         results.append_round(
             {
                 "round": number,
-                "accuracy": accuracy,
-                "loss": 1.0,
+                **({} if accuracy is None else {"accuracy": accuracy, "loss": 1.0}),
                 "bytes_up": sent,
                 "bytes_up_dense": 4000 if number else 0,
                 "bytes_down": 10 * sent,
@@ -57,6 +58,18 @@ def test_a_short_run_shortens_its_setting(tmp_path: Path) -> None:
     assert summary.accuracy == pytest.approx([0.1, 0.3])
 
 
+def test_rounds_without_evaluation(tmp_path: Path) -> None:
+    _write_run(tmp_path / "a" / "seed-0", [0.1, None, 0.3, None, 0.5])
+    _write_run(tmp_path / "a" / "seed-1", [0.1, None, 0.5, 0.9, 0.7])
+    (summary,) = read_summaries(tmp_path)
+    assert summary.evaluated_rounds.tolist() == [0, 2, 4]
+    assert summary.accuracy == pytest.approx([0.1, 0.4, 0.6])
+    assert summary.last_accuracy == pytest.approx(0.5)
+    assert summary.first_round_reaching(0.6) == 4
+    assert summary.megabytes_sent_up == pytest.approx([0, 2e-4, 4e-4])
+    assert summary.bytes_up == 400
+
+
 def test_a_line_being_written_is_not_read(tmp_path: Path) -> None:
     _write_run(tmp_path, [0.1, 0.2])
     with (tmp_path / "rounds.jsonl").open("a") as file:
@@ -65,7 +78,7 @@ def test_a_line_being_written_is_not_read(tmp_path: Path) -> None:
 
 
 def test_report_of_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(SimulationError, match="holds no finished round"):
+    with pytest.raises(SimulationError, match="holds no run"):
         write_report(tmp_path, Console(file=io.StringIO()))
 
 

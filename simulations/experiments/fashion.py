@@ -16,8 +16,8 @@ _FEEDBACKS = {
     "ef21": {"uplink": _TOPK, "feedback": "ef21"},
 }
 _PARTICIPATIONS = {
-    "all": {"fraction-train": 1.0, "num-rounds": 80},
-    "sampled": {"fraction-train": 0.25, "num-rounds": 150},
+    "all": {"fraction-train": 1.0, "num-rounds": 60},
+    "sampled": {"fraction-train": 0.25, "num-rounds": 120},
 }
 
 FASHION = Experiment(

@@ -6,6 +6,7 @@ nothing, or raises `AssertionError` with the compressor, the tensor and what is 
 
     from fl_lowrank import checks
     checks.check_all(MyCompressor(bits=3))
+    checks.check_guarantee_on(MyCompressor(bits=3), update["conv1.weight"])
 
 A compressor that makes a payload kind of its own first puts it into both tables of
 `fl_lowrank.decoders` (``DECODERS[KIND] = MyCompressor``, ``KINDS[KIND.code] = KIND``)
@@ -30,6 +31,7 @@ from .form import (
     check_same_rng_same_bytes,
     check_text_rebuilds_it,
 )
+from .guarantees import check_guarantee_on
 from .memory import (
     check_state_is_flat_and_stable_in_shape,
     check_state_that_no_longer_fits_restarts,
@@ -67,6 +69,7 @@ __all__ = [
     "check_contraction_below_1_minus_delta",
     "check_decodes_from_bytes_alone",
     "check_guarantee_is_stated",
+    "check_guarantee_on",
     "check_handles_scalar_empty_and_one",
     "check_input_untouched",
     "check_keeps_shape_and_dtype",

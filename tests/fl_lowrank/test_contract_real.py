@@ -1,0 +1,47 @@
+"""The declared guarantees on real updates: what a client of the simulation sends.
+
+One local epoch of the small network on scikit-learn's digits. The tensors differ as
+those of models do: kernels, a wide matrix of low rank, biases.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from torch import Tensor
+
+from fl_lowrank import checks
+from fl_lowrank.types import Compressor
+from simulations.data import load_dataset
+from simulations.models import build_model
+from simulations.training import train_locally
+from tests.instances import INSTANCES
+
+#: Rows of the large matrix that are used: random compressors are sampled 200 times.
+NUM_ROWS = 4
+
+
+@functools.cache
+def update() -> dict[str, Tensor]:
+    data = load_dataset("digits", 400)
+    model = build_model("digits-cnn", data.sample_shape, data.num_classes, seed=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train_locally(
+        model,
+        data.train_x,
+        data.train_y,
+        lr=0.1,
+        momentum=0.0,
+        epochs=1,
+        batch_size=16,
+        seed=0,
+    )
+    found = {name: value - before[name] for name, value in model.state_dict().items()}
+    return found | {"6.weight": found["6.weight"][:NUM_ROWS].clone()}
+
+
+@pytest.mark.parametrize("compressor", INSTANCES, ids=str)
+def test_the_guarantee_holds_on_a_real_update(compressor: Compressor) -> None:
+    for name, value in update().items():
+        checks.check_guarantee_on(compressor, value, name)

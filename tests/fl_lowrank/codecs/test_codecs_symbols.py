@@ -34,6 +34,10 @@ EIGHT_BIT_STREAMS: dict[str, Sampler] = {
     },
     "pareto": lambda rng, d: np.floor(rng.pareto(1, d) + 1).clip(max=255),
     "student": lambda rng, d: np.rint(5 * rng.standard_t(3, d)).clip(-128, 127),
+    "heavier student": lambda rng, d: np.rint(3 * rng.standard_t(1.5, d)).clip(
+        -128, 127
+    ),
+    "zipf": lambda rng, d: rng.zipf(1.5, d).clip(max=255),
     "uniform": lambda rng, d: rng.integers(0, 256, d),
     "odd": lambda rng, d: 2 * rng.integers(0, 128, d) + 1,
     "far pair": lambda rng, d: 255 * rng.integers(0, 2, d),

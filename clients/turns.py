@@ -102,7 +102,7 @@ def settle(
     if feedback.has_share and memory.epoch != request.epoch:
         memory = _emptied(memory)
     memory = replace(memory, epoch=request.epoch)
-    if not _fits(memory, layout):
+    if not _fits(memory, feedback, layout):
         memory = _emptied(memory)
     if memory.pending is not None and request.applied == memory.pending[0]:
         turn, payload = memory.pending
@@ -155,9 +155,7 @@ def _emptied(memory: Memory) -> Memory:
     return Memory(memory.fid, memory.feedback, memory.epoch, memory.seen)
 
 
-def _fits(memory: Memory, layout: Layout) -> bool:
+def _fits(memory: Memory, feedback: Feedback, layout: Layout) -> bool:
     """Whether the memory is empty or of this model."""
-    return not memory.tensors or (
-        memory.tensors.keys() == layout.keys()
-        and all(tuple(t.shape) == layout[k].shape for k, t in memory.tensors.items())
-    )
+    shapes = {name: t.shape for name, t in layout.items()}
+    return not memory.tensors or feedback.fits(memory.tensors, shapes)

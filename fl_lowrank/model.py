@@ -30,7 +30,7 @@ from .errors import CompressionError, SpecError, WireError
 from .framing import Reader, open_sealed, seal
 from .rng import Rng
 from .spec import Rule, parse_rules
-from .types import Compressor, Exact, Payload, State
+from .types import Compressor, Exact, Guarantee, Payload, State, weakest
 from .wire import TensorLayout
 
 #: Tensors of at most so many entries may be merged.
@@ -111,6 +111,17 @@ class ModelCodec:
         return [r.compressor for r in self.rules], {
             name: _first_match(name, self.rules) for name in layout
         }
+
+    def guarantee(self, layout: Layout) -> Guarantee:
+        """Give the worst guarantee over what is encoded together.
+
+        That of the whole update: squared errors and variances add up. Of both unbiased
+        and contractive parts nothing is known, unless the error of the latter is
+        negligible, as with 16-bit floats.
+        """
+        groups = self.groups(layout)
+        found = [g.compressor.guarantee(g.layout.shape) for g in groups]
+        return weakest(found)
 
     def init(self, layout: Layout) -> State:
         """State of all compressors before the first update."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from enum import IntEnum
 from typing import ClassVar, TypeAlias
@@ -144,6 +144,33 @@ class NoGuarantee:
 
 
 Guarantee: TypeAlias = Exact | Unbiased | Contractive | NoGuarantee
+
+
+#: A relative error of at most so much, such as that of 16-bit floats, counts as none.
+NEGLIGIBLE_ERROR = 1e-6
+
+
+def weakest(guarantees: Iterable[Guarantee]) -> Guarantee:
+    """Give what holds for parts side by side, each with its own guarantee.
+
+    Variances and squared errors add up over the parts, so the worst constant holds for
+    the whole. Of unbiased beside contractive parts nothing is known, unless the error
+    of the latter is negligible.
+    """
+    zeta, delta, biased = 1.0, 1.0, None
+    for found in guarantees:
+        match found:
+            case NoGuarantee():
+                return found
+            case Unbiased():
+                zeta = max(zeta, found.zeta)
+            case Contractive() if 1.0 - found.delta > NEGLIGIBLE_ERROR:
+                delta, biased = min(delta, found.delta), found
+    if biased is None:
+        return Unbiased(zeta) if zeta > 1.0 else Exact()
+    if zeta > 1.0:
+        return NoGuarantee(f"parts with {Unbiased(zeta)} beside others with {biased}")
+    return Contractive(delta)
 
 
 class Compressor(ABC):

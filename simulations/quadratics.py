@@ -2,17 +2,10 @@
 
 There are no batches, no local steps and no network here: what remains is the method.
 All numbers are float64, so that a linear rate shows down to 1e-20.
-
-References
-----------
-P. Richtarik, I. Sokolov, I. Fatkhullin, "EF21: A New, Simpler, Theoretically Better,
-and Practically Faster Error Feedback", NeurIPS 2021, arXiv 2106.05203: algorithm 2,
-and the step of theorem 1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +14,7 @@ from torch import Tensor
 
 import fl_lowrank as fll
 from fl_lowrank.feedback import Feedback
+from fl_lowrank.theory import Smoothness, safe_step
 
 _VECTOR = "x"  # feedbacks work on named tensors; here there is one
 
@@ -47,23 +41,24 @@ class Problem:
     smoothness: float
     local_smoothness: Tensor
 
-    def ef21_step(self, delta: float) -> float:
-        """Give the largest step of EF21's theorem 1.
+    def safe_step(self, feedback: Feedback, compressor: fll.Compressor) -> float:
+        """Give the largest step for which convergence is proven.
 
         Parameters
         ----------
-        delta : float
-            The compressor's contraction: E|C(x) - x|^2 <= (1 - delta) |x|^2.
+        feedback : Feedback
+            The method.
+        compressor : fll.Compressor
+            Applied to each client's vector.
 
         Returns
         -------
         float
-            1 / (L + Ltilde sqrt(beta / theta)), Ltilde^2 the mean of L_i^2.
+            See `fl_lowrank.theory.safe_step`.
         """
-        root = math.sqrt(1 - delta)
-        theta, beta = 1 - root, (1 - delta) / (1 - root)
-        mean_square = float(self.local_smoothness.square().mean())
-        return 1 / (self.smoothness + math.sqrt(mean_square * beta / theta))
+        local = self.local_smoothness.tolist()
+        guarantee = compressor.guarantee((self.dimension,))
+        return safe_step(feedback, guarantee, Smoothness(self.smoothness, local))
 
 
 def heterogeneous_quadratics(
@@ -164,7 +159,8 @@ def run_feedback(
     problem : Problem
         What to minimize, from x = 0.
     feedback : Feedback
-        The memory around the compressor.
+        The memory around the compressor; settings that it leaves out are chosen by the
+        compressor's guarantee.
     compressor : fll.Compressor
         Applied to each client's vector.
     step : float
@@ -181,6 +177,7 @@ def run_feedback(
     list[float]
         Squared norm of the mean gradient before each step, and after the last.
     """
+    feedback = feedback.fitted(compressor.guarantee((problem.dimension,)))
     clients = range(problem.num_clients)
     x = torch.zeros(problem.dimension, dtype=torch.float64)
     memories = [feedback.init({_VECTOR: x}) for _ in clients]
@@ -192,7 +189,8 @@ def run_feedback(
         history.append(float(gradients.mean(dim=0).square().sum()))
         if number == num_rounds or history[-1] <= tolerance:
             break
-        received = torch.zeros_like(x)
+        arrived = torch.zeros_like(x)
+        shares = torch.zeros_like(x)
         for i in clients:
             memories[i], to_send = feedback.prepare(
                 memories[i], {_VECTOR: gradients[i]}
@@ -202,9 +200,11 @@ def run_feedback(
             )
             sent = {_VECTOR: fll.decode(payload)}
             memories[i] = feedback.settle(memories[i], sent, applied=True)
-            received += sent[_VECTOR]
+            arrived += sent[_VECTOR]
             for shared in feedback.share(sent).values():
-                total += shared
-        estimate = total if feedback.has_share else received
-        x = x - step * estimate / problem.num_clients
+                shares += shared
+        n = problem.num_clients
+        estimate = feedback.estimate({_VECTOR: total}, {_VECTOR: arrived}, n, n)
+        total += shares
+        x = x - step * estimate[_VECTOR]
     return history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from logging import INFO
 from math import prod
 
@@ -14,7 +15,9 @@ from flwr.serverapp.strategy import Result, Strategy
 from fl_lowrank import feedback as feedbacks
 from fl_lowrank.envelope import EVALUATE, TRAIN
 from fl_lowrank.errors import ProtocolError
-from fl_lowrank.model import ModelCodec
+from fl_lowrank.feedback import Feedback
+from fl_lowrank.model import ModelCodec, layout_of
+from fl_lowrank.updates import split_layout
 
 from . import inner as inners
 from . import replies as reading
@@ -51,7 +54,9 @@ class Compressed(Strategy):
         A compressor or rules, see `fl_lowrank.ModelCodec`. ``None`` leaves all messages
         untouched and only counts their bytes.
     feedback : str
-        ``"ef"`` (default), ``"ef21"`` (for full participation) or ``"plain"``.
+        ``"ef"`` (default), ``"ef21"`` (for full participation), ``"plain"``, or one
+        of `fl_lowrank.feedback` with its settings, as ``"ef21sgdm(momentum=0.1)"``.
+        ``"diana"`` and ``"dasha"`` need unbiased compressors.
     exact : sequence of str
         Patterns of arrays that travel exactly, besides integer arrays and running
         statistics.
@@ -69,7 +74,8 @@ class Compressed(Strategy):
     Raises
     ------
     SpecError, SettingError
-        If ``uplink`` or ``feedback`` cannot be understood, or do not go with ``inner``.
+        If ``uplink`` or ``feedback`` cannot be understood, or do not go with ``inner``;
+        from ``start``, if they do not go with each other.
     """
 
     def __init__(
@@ -96,7 +102,7 @@ class Compressed(Strategy):
             inners.check_clipping(inner, self.feedback, codec)
             inners.check(inner, self.feedback, linear=self.linear)
             key = inners.weight_key(inner)
-            self.uplink = Uplink(str(codec), self.feedback.name, key, tuple(exact))
+            self.uplink = Uplink(str(codec), str(self.feedback), key, tuple(exact))
         self._talk: Conversation | None = None
         self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
@@ -112,7 +118,7 @@ class Compressed(Strategy):
         """Log what is sent, then the inner strategy's settings."""
         codec = "as the clients send it" if self.uplink is None else self.uplink.codec
         log(INFO, "\t├──> Uplink: %s", codec)
-        log(INFO, "\t├──> Feedback: %s", self.feedback.name)
+        log(INFO, "\t├──> Feedback: %s", self.feedback)
         self.inner.summary()
 
     def start(
@@ -135,8 +141,9 @@ class Compressed(Strategy):
         ProtocolError
             If no client answers, or three rounds in a row have no usable reply.
         """
+        feedback = self._fitted_feedback(initial_arrays)
         dense_bytes = 4 * sum(prod(a.shape) for a in initial_arrays.values())
-        book = Book(self.feedback)
+        book = Book(feedback)
         self._talk = Conversation(book, self.seed, timeout, dense_bytes)
         self._initial = initial_arrays
         self._num_empty = 0
@@ -216,6 +223,27 @@ class Compressed(Strategy):
             return self.inner.aggregate_evaluate(server_round, replies)
         messages = reading.usable_metrics(valid, self.uplink.weight_key)
         return self.inner.aggregate_evaluate(server_round, messages + errors)
+
+    def _fitted_feedback(self, initial_arrays: ArrayRecord) -> Feedback:
+        """Hold the feedback against what will be sent, and complete its settings.
+
+        Raises
+        ------
+        SettingError
+            If a compressor cannot be used with it.
+        """
+        if self.uplink is None:
+            return self.feedback
+        model = layout_of(reading.tensors_of(initial_arrays))
+        lossy, _ = split_layout(model, self.uplink.exact)
+        codec = ModelCodec(self.uplink.codec)
+        for group in codec.groups(lossy):
+            found = group.compressor.guarantee(group.layout.shape)
+            what = f"{group.compressor}, which {group.names[0]!r} would use"
+            feedbacks.check_pair(self.feedback, found, what)
+        feedback = self.feedback.fitted(codec.guarantee(lossy))
+        self.uplink = replace(self.uplink, feedback=str(feedback))
+        return feedback
 
     def _started(self) -> Conversation:
         if self._talk is None:

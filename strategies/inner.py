@@ -57,7 +57,7 @@ def check(strategy: Strategy, feedback: Feedback, *, linear: bool) -> None:
         name = type(strategy).__name__
         msg = (
             f"Compressed: {name} looks at single replies, which cannot be paired with "
-            f'feedback="{feedback.name}"; use feedback="plain", or linear=True if it '
+            f'feedback="{feedback}"; use feedback="plain", or linear=True if it '
             "uses only their weighted mean"
         )
         raise SettingError(msg)
@@ -82,7 +82,7 @@ def check_clipping(strategy: Strategy, feedback: Feedback, codec: ModelCodec) ->
         used = [rule.compressor for rule in codec.rules]
     longer = [str(c) for c in used if not c.norm_nonincreasing]
     if feedback.has_memory:
-        longer.append(f'feedback="{feedback.name}"')
+        longer.append(f'feedback="{feedback}"')
     if longer:
         msg = (
             f"Compressed: {type(strategy).__name__} relies on updates that clients "

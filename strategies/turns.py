@@ -131,23 +131,13 @@ class Book:
         return self._staged
 
     def estimate(self) -> dict[str, Tensor]:
-        """Give the mean update of the round, in units of ``update / scale``.
-
-        Without a share: the weighted mean of what arrived. With one: the mean of the
-        memories of all members, times the share of the members' weight that took
-        part in this round; this factor keeps old updates from being applied in full
-        again each round when clients are sampled.
-        """
-        arrived = sum(s.num_examples for s in self._staged)
-        if not self.feedback.has_share:
-            sums = _summed(self._staged, {})
-            return {name: value / arrived for name, value in sums.items()}
+        """Give the mean update of the round, in units of ``update / scale``."""
         changed = {s.client: s.num_examples for s in self._staged}
         weights = {c: m.num_examples for c, m in self.members.items() if m.applied}
         members = sum((weights | changed).values())
-        sums = _summed(self._staged, self.total)
-        # participation * S / N, with participation = arrived / members = arrived / N
-        return {name: v * (arrived / members**2) for name, v in sums.items()}
+        arrived = _summed(self._staged, {})
+        weight = sum(changed.values())
+        return self.feedback.estimate(self.total, arrived, weight, members)
 
     def commit(self) -> None:
         """Apply the staged turns."""

@@ -38,6 +38,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("compressors",),
     ("decoders",),
     ("spec", "feedback"),
+    ("theory",),
     ("updates",),
     ("model",),
     ("checks",),

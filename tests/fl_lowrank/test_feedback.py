@@ -11,8 +11,21 @@ from torch import Tensor
 
 import fl_lowrank as fll
 from fl_lowrank.errors import SettingError
-from fl_lowrank.feedback import EF, EF21, FEEDBACKS, Feedback, Plain, named
+from fl_lowrank.feedback import (
+    EF,
+    EF21,
+    EF21SGDM,
+    Dasha,
+    Diana,
+    Feedback,
+    Plain,
+    check_pair,
+    named,
+)
+from fl_lowrank.types import Contractive, Exact, Guarantee, NoGuarantee, Unbiased
 
+#: One of each, with rates that are exact in binary.
+EVERY = (Plain(), EF(), EF21(), EF21SGDM(0.25), Diana(0.125), Dasha(0.25))
 SHAPES = {"weight": (6, 5), "bias": (7,), "scalar": (), "empty": (0, 2)}
 
 
@@ -40,7 +53,7 @@ def plus(a: dict[str, Tensor], b: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v + b[k] for k, v in a.items()}
 
 
-@pytest.mark.parametrize("feedback", FEEDBACKS.values(), ids=list(FEEDBACKS))
+@pytest.mark.parametrize("feedback", EVERY, ids=str)
 def test_nothing_changes_its_arguments(feedback: Feedback) -> None:
     u, v = update(1), update(2)
     memory, _ = feedback.prepare(feedback.init(u), u)
@@ -58,12 +71,15 @@ def test_nothing_changes_its_arguments(feedback: Feedback) -> None:
             assert all(torch.equal(tensors[k], copy[k]) for k in copy)
 
 
-@pytest.mark.parametrize("feedback", FEEDBACKS.values(), ids=list(FEEDBACKS))
+@pytest.mark.parametrize("feedback", EVERY, ids=str)
 def test_a_memory_starts_at_zero_and_says_whether_it_is_one(feedback: Feedback) -> None:
     u = update(3, torch.float32)
     memory = feedback.init(u)
     assert bool(memory) == feedback.has_memory
-    for name, m in memory.items():
+    assert len(memory) == len(feedback.slots) * len(u)
+    assert feedback.fits(memory, SHAPES)
+    for key, m in memory.items():
+        name = key.rpartition("/")[2]
         assert (m.shape, m.dtype) == (u[name].shape, u[name].dtype)
         assert not bool(m.any())
     under_way, to_send = feedback.prepare(memory, u)
@@ -105,24 +121,91 @@ def test_ef_loses_nothing_whatever_happens_to_its_messages() -> None:
     assert all(bool(m.any()) for m in memory.values() if m.numel())
 
 
-def test_ef21_keeps_both_ends_equal_whatever_happens_to_its_messages() -> None:
-    """The receiver's sum of shares equals the sum of memories, bit for bit."""
+@pytest.mark.parametrize("feedback", [f for f in EVERY if f.has_share], ids=str)
+def test_both_ends_stay_equal_whatever_happens_to_the_messages(
+    feedback: Feedback,
+) -> None:
+    """The receiver's sum of shares equals the shared vector, bit for bit."""
     fates = random.Random(6)
-    feedback = EF21()
     zero = {k: torch.zeros(s).double() for k, s in SHAPES.items()}
     memory, receiver = feedback.init(zero), dict(zero)
     for turn in range(150):
-        u = update(turn)
-        under_way, to_send = feedback.prepare(memory, u)
-        assert close(under_way, memory)
-        assert close(plus(memory, to_send), u)
+        under_way, to_send = feedback.prepare(memory, update(turn))
+        assert feedback.fits(under_way, SHAPES)
+        assert all(torch.equal(under_way[k], memory[k]) for k in zero)
         sent = compressed(to_send, turn)
         arrives = fates.random() < 0.6
         memory = feedback.settle(under_way, sent, applied=arrives)
         if arrives:
             receiver = plus(receiver, feedback.share(sent))
         assert all(torch.equal(memory[k], receiver[k]) for k in zero)
-    assert all(bool(m.any()) for m in memory.values() if m.numel())
+    assert all(bool(memory[k].any()) for k in zero if zero[k].numel())
+
+
+def test_ef21_sends_the_distance_to_the_update() -> None:
+    u = update(9)
+    memory = {k: v + 1.0 for k, v in u.items()}
+    assert close(EF21().prepare(memory, u)[1], {k: u[k] - memory[k] for k in u})
+
+
+def test_ef21sgdm_follows_a_running_mean() -> None:
+    """It starts at the first update and moves also when messages are lost."""
+    feedback, mean = EF21SGDM(momentum=0.25), update(0)
+    memory = feedback.init(mean)
+    for turn in range(20):
+        u = update(turn)
+        mean = u if turn == 0 else {k: 0.75 * mean[k] + 0.25 * u[k] for k in u}
+        memory, to_send = feedback.prepare(memory, u)
+        assert close(plus({k: memory[k] for k in u}, to_send), mean)
+        sent = compressed(to_send, turn)
+        memory = feedback.settle(memory, sent, applied=turn % 3 > 0)
+
+
+def test_ef21sgdm_with_momentum_1_is_ef21() -> None:
+    one, other = EF21().init(update(0)), EF21SGDM(1.0).init(update(0))
+    for turn in range(10):
+        one, a = EF21().prepare(one, update(turn))
+        other, b = EF21SGDM(1.0).prepare(other, update(turn))
+        assert close(a, b)
+        sent = compressed(a, turn)
+        one = EF21().settle(one, sent, applied=True)
+        other = EF21SGDM(1.0).settle(other, sent, applied=True)
+
+
+def test_diana_moves_its_shift_by_a_part_of_what_arrived() -> None:
+    u, c = update(1), update(2)
+    memory = Diana(0.125).settle(u, c, applied=True)
+    assert close(memory, {k: u[k] + 0.125 * c[k] for k in u})
+
+
+def test_dasha_without_compression_follows_the_update() -> None:
+    """Also after a lost message: what g was last told of comes back with it."""
+    feedback = Dasha(rate=0.25)
+    memory = feedback.init(update(0))
+    for turn in range(12):
+        memory, to_send = feedback.prepare(memory, update(turn))
+        memory = feedback.settle(memory, to_send, applied=turn % 4 != 2)
+        if turn % 4 != 2:
+            assert close({k: memory[k] for k in SHAPES}, update(turn))
+
+
+def test_estimates_of_the_mean() -> None:
+    """Two members of weights 1 and 3; the second sends, and has a vector already."""
+    total = {"w": torch.tensor([8.0]), "b": torch.tensor([4.0])}
+    arrived = {"w": torch.tensor([6.0]), "b": torch.tensor([-3.0])}
+    expected = {
+        "plain": (2.0, -1.0),
+        "ef": (2.0, -1.0),
+        "ef21": (14.0 / 4 * 0.75, 1.0 / 4 * 0.75),
+        "ef21sgdm": (14.0 / 4 * 0.75, 1.0 / 4 * 0.75),
+        "diana": (8.0 / 4 + 6.0 / 3, 4.0 / 4 - 3.0 / 3),
+        "dasha": (14.0 / 4 * 0.75, 1.0 / 4 * 0.75),
+    }
+    for feedback in EVERY:
+        found = feedback.estimate(total, arrived, 3.0, 4.0)
+        assert (float(found["w"]), float(found["b"])) == expected[feedback.name]
+        first = feedback.estimate({}, arrived, 3.0, 3.0)  # nobody has a vector yet
+        assert (float(first["w"]), float(first["b"])) == (2.0, -1.0)
 
 
 def test_ef21_finds_a_constant_update() -> None:
@@ -144,10 +227,68 @@ def test_memories_keep_their_own_precision() -> None:
     assert float(EF21().settle(memory, sent, applied=True)["w"][0]) == 1.25
 
 
-def test_names() -> None:
-    assert [named(name).name for name in FEEDBACKS] == ["plain", "ef", "ef21"]
-    with pytest.raises(SettingError, match=r"no 'ef22'; there are plain, ef, ef21"):
-        named("ef22")
+@pytest.mark.parametrize("feedback", EVERY, ids=str)
+def test_text_rebuilds_it(feedback: Feedback) -> None:
+    assert named(str(feedback)) == feedback
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("ef22", r"no 'ef22'; there are plain, ef, ef21, ef21sgdm, diana, dasha"),
+        ("ef(rate=1)", r"ef does not take 'rate=1'; its settings: none"),
+        ("diana(rate=0)", r"expected rate in \(0, 1\], found 0.0"),
+        ("diana(rate=1, rate=1)", "each once"),
+        ("dasha(rate=1-1)", "takes numbers, found '1-1'"),
+        ("dasha(0.1)", "does not take '0.1'; its settings: rate"),
+        ("ef21sgdm(momentum=1.5)", r"expected momentum in \(0, 1\], found 1.5"),
+        ("ef21" * 100, "there is no 'ef21ef21"),
+    ],
+)
+def test_bad_texts(text: str, reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        named(text)
+
+
+def test_rates_follow_from_the_variance() -> None:
+    assert Diana().fitted(Unbiased(4.0)) == Diana(rate=0.25)
+    assert Dasha().fitted(Unbiased(4.0)) == Dasha(rate=1 / 7)
+    assert Diana(0.5).fitted(Unbiased(4.0)) == Diana(0.5)
+    assert Diana().fitted(Exact()) == Diana(1.0)
+    with pytest.raises(SettingError, match=r"write diana\(rate="):
+        Diana().share(update(0))
+
+
+SHARP, SMALL, WILD = Contractive(0.1), Unbiased(1.125), Unbiased(10.0)
+UNKNOWN = NoGuarantee("nothing is known")
+
+
+@pytest.mark.parametrize(
+    ("feedback", "guarantee", "advice"),
+    [
+        (EF(), WILD, r"shrunk\(inner"),
+        (EF21(), WILD, r"shrunk\(inner"),
+        (EF21SGDM(), WILD, r"shrunk\(inner"),
+        (Diana(), SHARP, 'use randk, natural_stochastic, .* feedback="ef21"'),
+        (Dasha(), UNKNOWN, "found: nothing is known"),
+    ],
+)
+def test_wrong_pairs_are_refused(
+    feedback: Feedback, guarantee: Guarantee, advice: str
+) -> None:
+    with pytest.raises(SettingError, match=advice):
+        check_pair(feedback, guarantee, "this")
+
+
+def test_right_pairs_are_not() -> None:
+    for guarantee in (Exact(), SHARP, SMALL, UNKNOWN):
+        for feedback in (Plain(), EF(), EF21(), EF21SGDM()):
+            check_pair(feedback, guarantee, "this")
+    half_precision = Contractive(1.0 - 2.0**-22)
+    for guarantee in (Exact(), half_precision, SMALL, WILD):
+        check_pair(Diana(), guarantee, "this")
+        check_pair(Dasha(), guarantee, "this")
+    check_pair(Plain(), WILD, "this")
 
 
 # --- convergence ---------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fl_lowrank as fll
-from fl_lowrank.feedback import EF, EF21, Feedback, Plain
+from fl_lowrank.feedback import EF, EF21, EF21SGDM, Dasha, Diana, Feedback, Plain
 from simulations.quadratics import (
     Problem,
     heterogeneous_quadratics,
@@ -57,15 +57,26 @@ def test_logistic_gradient_equals_that_of_autograd() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_ef21_converges_linearly_with_the_step_of_its_theorem(
-    problem: Problem,
+@pytest.mark.parametrize(
+    ("feedback", "compressor"),
+    [
+        (EF21(), fll.TopK(fraction=0.25)),
+        (EF21(), fll.Shrunk(fll.RandK(fraction=0.25))),
+        pytest.param(  # its step is a tenth of EF21's
+            EF21SGDM(momentum=0.5), fll.TopK(fraction=0.5), marks=pytest.mark.slow
+        ),
+        (Diana(), fll.RandK(fraction=0.25)),
+        (Diana(), fll.NaturalStochastic()),
+        (Dasha(), fll.RandK(fraction=0.25)),
+    ],
+    ids=str,
+)
+def test_it_converges_linearly_with_the_step_of_its_theorem(
+    problem: Problem, feedback: Feedback, compressor: fll.Compressor
 ) -> None:
-    compressor = fll.TopK(fraction=0.25)
-    guarantee = compressor.guarantee((problem.dimension,))
-    assert isinstance(guarantee, fll.Contractive)
-    step = problem.ef21_step(guarantee.delta)
+    step = problem.safe_step(feedback, compressor)
     history = run_feedback(
-        problem, EF21(), compressor, step=step, num_rounds=4000, tolerance=1e-20
+        problem, feedback, compressor, step=step, num_rounds=6000, tolerance=1e-20
     )
     assert history[-1] <= 1e-20
     # Linear: each quarter of the rounds takes about a quarter of the digits.

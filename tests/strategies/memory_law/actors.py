@@ -90,6 +90,7 @@ class Clients:
 
     def _turn(self, client: str, reply: Message, request: Request) -> Turn:
         assert self._lesson is not None
+        assert self.oracle is not None
         step, num_examples = self._lesson
         ((_, array),) = reply.content["arrays"].items()
         head = Reply.unpack(array.data)
@@ -103,6 +104,7 @@ class Clients:
             num_examples,
             step * (num_examples / request.scale),
             sent,
+            self.oracle.move(sent),
             np.zeros(SIZE),
         )
 

@@ -42,7 +42,7 @@ class Oracle:
     Parameters
     ----------
     feedback : Feedback
-        Only its flags are used.
+        Only its flags are used, and its rate if it has one.
     size : int
         Entries of the compressed arrays.
     contexts : dict
@@ -59,6 +59,8 @@ class Oracle:
         node_ids: dict[str, int],
     ) -> None:
         self.has_share = feedback.has_share
+        #: DIANA moves the shared vector by a part of what is sent, and estimates.
+        self.rate = getattr(feedback, "rate", 1.0) if feedback.name == "diana" else None
         self.zero = np.zeros(size)
         self.contexts = contexts
         self.node_ids = node_ids
@@ -83,6 +85,12 @@ class Oracle:
         self.cause_of_reset = False
         self._calls: dict[str, Call] = {}
 
+    def move(self, sent: Vector) -> Vector:
+        """Give what the memory gains when the server applies what was sent."""
+        if not self.has_share:
+            return -sent
+        return sent if self.rate is None else self.rate * sent
+
     # --- what happens at a client
 
     def begins(self, client: str, *, lost_memory: bool) -> None:
@@ -93,7 +101,7 @@ class Oracle:
 
     def _lose(self, client: str) -> None:
         shadow = self.shadows[client]
-        self._give_up(client, _settled_by_truth(shadow, self.has_share), "lost")
+        self._give_up(client, _settled_by_truth(shadow), "lost")
         for turn in self.turns.values():
             if turn.client == client and turn.saved:
                 turn.forgotten = True
@@ -179,17 +187,21 @@ class Oracle:
         wanted = [(t.client, t.number, t.num_examples) for t in self.claimed]
         if found != wanted:
             self.verdict.breach("accept", f"committed {found}, claimed {wanted}")
+        before = sum(self.shares.values(), self.zero)
         for turn in self.claimed:
             self._apply(turn)
-        self.step = self._mean()
+        self.step = self._mean(before)
         self.claimed = []
 
-    def _mean(self) -> Vector:
+    def _mean(self, before: Vector) -> Vector:
         """Give the mean update of the round."""
         arrived = sum(t.num_examples for t in self.claimed)
+        mean_sent = sum((t.sent for t in self.claimed), self.zero) / arrived
         if not self.has_share:
-            return sum((t.sent for t in self.claimed), self.zero) / arrived
+            return mean_sent
         members = sum(self.num_examples.values())
+        if self.rate is not None:
+            return before / members + mean_sent
         mean = sum(self.shares.values(), self.zero) / members
         return mean * (arrived / members)  # all members, damped by who took part
 
@@ -209,7 +221,7 @@ class Oracle:
             self.verdict.close(client, "accept", what, turn.before, share)
             if turn.base != self.last_applied.get(client, 0):
                 self.verdict.breach("accept", f"{client}: base {turn.base:x} is wrong")
-            self.shares[client] = share + turn.sent
+            self.shares[client] = share + turn.move
         self.last_applied[client] = turn.number
         self.newest[client] = turn.ticket
         self.num_examples[client] = turn.num_examples
@@ -267,11 +279,13 @@ class Oracle:
         if memory is None:
             return 0, self.zero, 0
         pending = memory.pending[0] if memory.pending is not None else 0
-        return pending, flat(memory.tensors, self.zero), memory.base
+        # What only the client keeps stands under names with a slash.
+        shared = {k: v for k, v in memory.tensors.items() if "/" not in k}
+        return pending, flat(shared, self.zero), memory.base
 
 
-def _settled_by_truth(shadow: Shadow, has_share: bool) -> Vector:
+def _settled_by_truth(shadow: Shadow) -> Vector:
     pending = shadow.pending
     if pending is None or not pending.applied:
         return shadow.memory
-    return shadow.memory + (pending.sent if has_share else -pending.sent)
+    return shadow.memory + pending.move

@@ -34,6 +34,8 @@ class Turn:
         ``num_examples / scale * (trained - received)``.
     sent : Vector
         The payload, decoded.
+    move : Vector
+        What its being applied adds to the memory.
     before : Vector
         The memory that it should have been made with.
     saved : bool
@@ -54,6 +56,7 @@ class Turn:
     num_examples: float
     update: Vector
     sent: Vector
+    move: Vector
     before: Vector
     saved: bool = False
     counted: bool = False
@@ -119,10 +122,9 @@ class Shadow:
             return now.emptied(), self.memory, "epoch"
         if now.pending is not None:
             arrived = now.pending.applied
-            sign = 1.0 if has_share else -1.0
             now = replace(
                 now,
-                memory=now.memory + sign * now.pending.sent if arrived else now.memory,
+                memory=now.memory + now.pending.move if arrived else now.memory,
                 base=now.pending.number if arrived else now.base,
                 num_lost=0 if arrived else now.num_lost + 1,
                 pending=None,

@@ -1,0 +1,155 @@
+"""How much of a neighbour's vector is taken: weights of the edges, and their speed.
+
+One mixing step is ``x_i <- x_i + sum_j w_ij (x_j - x_i)``, the matrix ``W = I - L(w)``,
+symmetric with rows that sum to 1: the mean is kept. ``rho``, the spectral norm of
+``W - J`` with J the mean, is the factor by which the distance to the mean shrinks.
+Weights may be negative.
+
+References
+----------
+L. Xiao, S. Boyd, "Fast Linear Iterations for Distributed Averaging", Systems & Control
+Letters 53, 2004: best constant weight (section 4.1), fastest weights as a semidefinite
+program (section 3).
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import SettingError
+from .topology import Topology
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """A topology with weights on its edges.
+
+    Attributes
+    ----------
+    topology : Topology
+        The graph.
+    weights : Tensor
+        Of its edges, shape (edges,), float64.
+    """
+
+    topology: Topology
+    weights: Tensor
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """``W = I - L(w)``, shape (n, n), float64."""
+        n = self.topology.num_nodes
+        return torch.eye(n, dtype=torch.float64) - self.topology.laplacian(self.weights)
+
+    @cached_property
+    def rho(self) -> float:
+        """Factor of one step on the distance to the mean; below 1 if it converges."""
+        n = self.topology.num_nodes
+        mean = torch.full((n, n), 1.0 / n, dtype=torch.float64)
+        return float(torch.linalg.eigvalsh(self.matrix - mean).abs().max())
+
+    @property
+    def spectral_gap(self) -> float:
+        """``1 - rho``."""
+        return 1.0 - self.rho
+
+    def step(self, x: Tensor, active: Tensor | None = None) -> Tensor:
+        """Mix once, by differences along the edges, so that the mean is kept.
+
+        Parameters
+        ----------
+        x : Tensor
+            Shape (n, d), any floating-point dtype and device.
+        active : Tensor, optional
+            Booleans, shape (edges,): the edges that mix; all if left out.
+
+        Returns
+        -------
+        Tensor
+            Like x. What one end of an edge gains the other loses, up to rounding.
+        """
+        first, second = self.topology.ends(x.device)
+        weights = self.weights.to(x.device, x.dtype)
+        if active is not None:
+            chosen = active.to(x.device)
+            first, second, weights = first[chosen], second[chosen], weights[chosen]
+        flow = weights[:, None] * (x[second] - x[first])
+        return x.index_add(0, first, flow).index_add(0, second, flow, alpha=-1)
+
+
+def max_degree(topology: Topology) -> Mixing:
+    """Give all edges ``1 / (largest degree + 1)``."""
+    largest = int(topology.degrees().max())
+    return _constant(topology, 1.0 / (largest + 1))
+
+
+def metropolis(topology: Topology) -> Mixing:
+    """Give an edge ``1 / (1 + larger degree of its ends)``: known from neighbours."""
+    degrees = topology.degrees()
+    first, second = topology.ends()
+    larger = torch.maximum(degrees[first], degrees[second])
+    return Mixing(topology, 1.0 / (1.0 + larger.to(torch.float64)))
+
+
+def best_constant(topology: Topology) -> Mixing:
+    """Give all edges the one weight of smallest rho, ``2 / (l_max + l_2)``."""
+    if topology.num_nodes == 1:
+        return _constant(topology, 0.0)
+    eigenvalues = torch.linalg.eigvalsh(topology.laplacian())
+    return _constant(topology, 2.0 / float(eigenvalues[-1] + eigenvalues[1]))
+
+
+def fastest(topology: Topology) -> Mixing:
+    """Give the weights of smallest rho among all, by a semidefinite program.
+
+    Needs cvxpy, ``pip install fl-lowrank[fdla]``. Some weights may be negative. On
+    graphs whose edges all look alike the best constant is already the fastest.
+
+    Raises
+    ------
+    SettingError
+        If cvxpy is not installed, or its solver finds no solution.
+    """
+    try:
+        # Only half of it is typed, which mypy takes for all.
+        cvxpy: Any = importlib.import_module("cvxpy")
+    except ImportError:
+        msg = (
+            "mixing: the fastest weights need cvxpy; install fl-lowrank[fdla], or use "
+            "best_constant or metropolis weights"
+        )
+        raise SettingError(msg) from None
+    n, edges = topology.num_nodes, topology.edges
+    incidence = torch.zeros(n, len(edges), dtype=torch.float64)
+    columns = torch.arange(len(edges))
+    first, second = topology.ends()
+    incidence[first, columns], incidence[second, columns] = 1.0, -1.0
+    b = incidence.numpy()
+    weights: Any = cvxpy.Variable(len(edges))
+    distance = torch.eye(n, dtype=torch.float64) - 1.0 / n
+    deviation = distance.numpy() - b @ cvxpy.diag(weights) @ b.T
+    problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sigma_max(deviation)))
+    problem.solve()
+    if weights.value is None:
+        msg = f"mixing: the solver ended with status {problem.status!r}"
+        raise SettingError(msg)
+    return Mixing(topology, torch.from_numpy(weights.value.copy()))
+
+
+def _constant(topology: Topology, weight: float) -> Mixing:
+    return Mixing(topology, torch.full((len(topology.edges),), weight).double())
+
+
+#: Rules by name.
+RULES = {
+    "max_degree": max_degree,
+    "metropolis": metropolis,
+    "best_constant": best_constant,
+    "fastest": fastest,
+}

@@ -17,12 +17,12 @@ MAX_ITERATIONS = 100
 
 @dataclass(frozen=True)
 class Ranked(Compressor):
-    """What all methods with columns share: one of these settings; rank 4 without any.
+    """What all methods with columns share: one of these settings.
 
     Parameters
     ----------
     rank : int, optional
-        Columns, at least 1.
+        Columns, at least 1; 4 if nothing is given.
     ratio : float, optional
         Numbers that are sent, over entries of the tensor, in (0, 1]: as many columns
         as fit, at least one.
@@ -39,8 +39,6 @@ class Ranked(Compressor):
     def __post_init__(self) -> None:
         ways = self.ways()
         given = {name: value for name, value in ways.items() if value is not None}
-        if not given:
-            object.__setattr__(self, "rank", DEFAULT_RANK)
         if len(given) > 1:
             found = " and ".join(f"{name}={value}" for name, value in given.items())
             msg = f"{self.name}: expected one of {', '.join(ways)}, found {found}"
@@ -66,13 +64,12 @@ class Ranked(Compressor):
 
     def columns(self, shape: Shape) -> int:
         """Columns for a tensor of this shape, whether or not so many pay."""
-        if self.rank is not None:
-            return self.rank
         budget = self.floats
-        if budget is None:
-            assert self.ratio is not None
+        if self.ratio is not None:
             budget = math.floor(self.ratio * math.prod(shape))
-        return max(budget // max(self.column_cost(shape), 1), 1)
+        if budget is not None:
+            return max(budget // max(self.column_cost(shape), 1), 1)
+        return DEFAULT_RANK if self.rank is None else self.rank
 
     def pays(self, shape: Shape, columns: int) -> bool:
         """Whether so many columns have fewer numbers than the tensor."""

@@ -162,6 +162,13 @@ def matrix_rows(repeats: int = 5, device: str = "cpu") -> Iterator[Row]:
     yield measure("powersgd(rank=4)", x, bar, repeats=repeats)
     text, warm = "powersgd(rank=4)", 1.05 * OPTIMUM_RANK_4
     yield measure(text, x, bar, warm, warm_rounds=10, repeats=repeats)
+    for text, bar_bytes, bar_nmse in (
+        ("powersgd(rank=4) >> sparse_dithering(nu=0.005)", 5_500, 0.137),
+        ("powersgd(rank=10) >> sparse_dithering(nu=0.035)", 9_000, 0.075),
+    ):
+        yield measure(text, x, bar_bytes, bar_nmse, warm_rounds=10, repeats=repeats)
+        text = text.replace("powersgd", "rsvd")
+        yield measure(text, x, bar_bytes, bar_nmse, repeats=repeats)
     for text in (
         "powersgd(rank=4) >> f16()",
         "powersgd(rank=4) >> sparse_dithering(nu=0.001)",

@@ -16,8 +16,10 @@ from __future__ import annotations
 from . import envelope, errors, feedback, rng
 from .compressors import (
     F16,
+    Atomo,
     BySize,
     Identity,
+    LowRankUnbiased,
     Natural,
     NaturalStochastic,
     PowerSgd,
@@ -27,8 +29,10 @@ from .compressors import (
     SparseDithering,
     SparseDitheringUnbiased,
     Svd,
+    TensorTrain,
     Then,
     TopK,
+    Tucker,
 )
 from .decoders import accumulate, decode, unpack
 from .model import ModelCodec
@@ -48,12 +52,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "F16",
+    "Atomo",
     "BySize",
     "Compressor",
     "Contractive",
     "Exact",
     "Guarantee",
     "Identity",
+    "LowRankUnbiased",
     "ModelCodec",
     "Natural",
     "NaturalStochastic",
@@ -67,8 +73,10 @@ __all__ = [
     "SparseDitheringUnbiased",
     "Svd",
     "TensorLayout",
+    "TensorTrain",
     "Then",
     "TopK",
+    "Tucker",
     "Unbiased",
     "accumulate",
     "decode",

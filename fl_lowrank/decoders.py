@@ -16,7 +16,10 @@ from .compressors.dense import DENSE, F16, HALF, Identity
 from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
+from .compressors.projected import PROJECTED, LowRankUnbiased
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
+from .compressors.tensor_train import TRAIN, TensorTrain
+from .compressors.tucker import TUCKER, Tucker
 from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
 from .errors import WireError
 from .types import Coding, Compressor, Field, Kind, Payload
@@ -32,6 +35,9 @@ DECODERS: dict[Kind, type[Compressor]] = {
     LEVELS: SparseDithering,
     LOWRANK: Svd,
     SHRUNK: Shrunk,
+    PROJECTED: LowRankUnbiased,
+    TUCKER: Tucker,
+    TRAIN: TensorTrain,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}

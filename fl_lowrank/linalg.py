@@ -43,14 +43,33 @@ def normalised(x: Tensor) -> tuple[Tensor, float]:
     return (work / top, peak) if peak > 0.0 else (work, 0.0)
 
 
-def truncated_svd(a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def squared_norm(a: Tensor) -> float:
+    """Sum the squares in float64."""
+    return float(a.to(torch.float64).square().sum())
+
+
+def least_rank(squares: Tensor, allowed: float) -> int:
+    """Give the smallest r of at least 1 such that ``squares[r:]`` add to ``allowed``.
+
+    ``squares`` are squared singular values in falling order, float64.
+    """
+    tails = squares.flip(0).cumsum(0)
+    return max(1, squares.numel() - int((tails <= allowed).sum()))
+
+
+def truncated_svd(
+    a: Tensor, rank: int, allowed: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Give the best rank-``rank`` factors: ``left`` (m, r), ``right`` (n, r).
 
     ``left @ right.T`` is the nearest matrix of that rank in Frobenius norm
-    (Eckart and Young, 1936). The singular values are split evenly, so both
+    (Eckart and Young, 1936). With ``allowed``, the rank is the smallest one with at
+    most this squared error instead. The singular values are split evenly, so both
     factors have the same scale; this matters when they are quantised.
     """
     u, s, vh = torch.linalg.svd(a, full_matrices=False)
+    if allowed is not None:
+        rank = least_rank(s.to(torch.float64).square(), allowed)
     root = s[:rank].sqrt()
     return u[:, :rank] * root, vh[:rank].T * root
 
@@ -67,3 +86,17 @@ def range_finder(a: Tensor, columns: int, num_iterations: int, rng: Rng) -> Tens
     for _ in range(num_iterations):
         q = orthonormal(a @ orthonormal(a.T @ q))
     return q
+
+
+def dominant_basis(a: Tensor, most: int, allowed: float) -> Tensor:
+    """Give an orthonormal basis, (m, r), of the leading left singular vectors.
+
+    The smallest r at which the rest has a squared norm of at most ``allowed``, and no
+    more than ``most``. By the eigenvectors of the smaller Gram matrix, which resolve
+    parts down to 1e-8 of the norm in float64; ``a`` must be of that dtype.
+    """
+    tall = a.shape[0] > a.shape[1]
+    squares, vectors = torch.linalg.eigh(a.T @ a if tall else a @ a.T)
+    squares = squares.flip(0).clamp(min=0.0)
+    chosen = vectors.flip(1)[:, : min(most, least_rank(squares, allowed))]
+    return orthonormal(a @ chosen) if tall else chosen

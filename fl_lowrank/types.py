@@ -220,6 +220,15 @@ class Compressor(ABC):
         del shape
         return ()
 
+    def chained(self, shape: Shape, error: float, unbiased: bool) -> Guarantee | None:
+        """State what holds for ``self >> inner``, if more than follows in general.
+
+        ``error`` bounds the relative squared error, or variance, of the inner one on
+        each part handed on; ``unbiased`` says whether its mean is exact.
+        """
+        del shape, error, unbiased
+        return None
+
     @classmethod
     def accumulate_many(
         cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor

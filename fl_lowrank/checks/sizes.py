@@ -16,14 +16,17 @@ from ..compressors import (
     F16,
     BySize,
     Identity,
+    LowRankUnbiased,
     Natural,
     NaturalStochastic,
     RandK,
     Shrunk,
     SparseDithering,
     SparseDitheringUnbiased,
+    TensorTrain,
     Then,
     TopK,
+    Tucker,
 )
 from ..compressors.common import keep_count
 from ..compressors.lowrank import LowRank
@@ -101,6 +104,9 @@ def _(compressor: SparseDitheringUnbiased, shape: Shape, dtype: torch.dtype) -> 
 @byte_bound.register(TopK)
 @byte_bound.register(RandK)
 @byte_bound.register(LowRank)
+@byte_bound.register(LowRankUnbiased)
+@byte_bound.register(Tucker)
+@byte_bound.register(TensorTrain)
 def _(compressor: Compressor, shape: Shape, dtype: torch.dtype) -> float:
     """Positions, and every number handed on in the tensor's own dtype."""
     count = sum(math.prod(part) for part in compressor.inner_shapes(shape))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from ..types import Compressor
+from .atomo import Atomo
 from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
-from .lowrank import PowerSgd, Rsvd, Svd
+from .lowrank import Svd
 from .natural import Natural, NaturalStochastic
+from .powersgd import PowerSgd
+from .projected import LowRankUnbiased
+from .rsvd import Rsvd
 from .sparse import RandK, TopK
+from .tensor_train import TensorTrain
+from .tucker import Tucker
 from .wrappers import BySize, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
@@ -23,6 +29,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         Svd,
         Rsvd,
         PowerSgd,
+        LowRankUnbiased,
+        Atomo,
+        Tucker,
+        TensorTrain,
         SparseDithering,
         SparseDitheringUnbiased,
         Shrunk,
@@ -33,8 +43,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
 __all__ = [
     "COMPRESSORS",
     "F16",
+    "Atomo",
     "BySize",
     "Identity",
+    "LowRankUnbiased",
     "Natural",
     "NaturalStochastic",
     "PowerSgd",
@@ -44,6 +56,8 @@ __all__ = [
     "SparseDithering",
     "SparseDitheringUnbiased",
     "Svd",
+    "TensorTrain",
     "Then",
     "TopK",
+    "Tucker",
 ]

@@ -67,3 +67,9 @@ def check_range(who: str, x: Tensor, factor: float) -> None:
             f"{x.dtype}; scale the tensor down or use a wider dtype"
         )
         raise InputError(msg)
+
+
+def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give the values in ``dtype``, or as they are where one would become infinite."""
+    narrow = values.to(dtype)
+    return narrow if bool(torch.isfinite(narrow).all()) else values

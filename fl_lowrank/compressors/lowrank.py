@@ -1,7 +1,9 @@
-"""Two thin factors instead of a matrix: `Svd`, `Rsvd`, `PowerSgd`.
+"""Two thin factors instead of a matrix: what all have in common, and `Svd`.
 
 A tensor is viewed as an m x n matrix (`shapes.matrix_shape`) and sent as
-``left`` (m, r) and ``right`` (n, r), with ``C(x) = left right^T``.
+``left`` (m, r) and ``right`` (n, r), with ``C(x) = left right^T``. The columns of
+each factor are orthogonal, and a column has the same length in both; so they can be
+coded further by ``>>`` with one step for all.
 
 Wire cost: ``r (m + n)`` numbers in the input's dtype. Where that is no less than
 ``m n`` the tensor itself is sent, exactly.
@@ -9,15 +11,7 @@ Wire cost: ``r (m + n)`` numbers in the input's dtype. Where that is no less tha
 References
 ----------
 C. Eckart, G. Young, "The approximation of one matrix by another of lower rank",
-Psychometrika 1936. N. Halko, P.-G. Martinsson, J. Tropp, "Finding Structure with
-Randomness", SIAM Review 2011, arXiv 0909.4061. T. Vogels, S. P. Karimireddy, M. Jaggi,
-"PowerSGD: Practical Low-Rank Gradient Compression for Distributed Optimization",
-NeurIPS 2019, arXiv 1905.13727.
-
-Differences: PowerSGD averages its factors over the workers in two all-reduces; a
-client of a federation sends its own two factors in one message, and the server sums
-the products. A warm start that has lost touch with the input is replaced by a
-Gaussian one, so that the guarantee of a cold start holds for every message.
+Psychometrika 1936.
 """
 
 from __future__ import annotations
@@ -25,19 +19,18 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..linalg import normalised, orthonormal, range_finder, truncated_svd, working_dtype
+from ..linalg import normalised, squared_norm, truncated_svd, working_dtype
 from ..rng import Rng
 from ..shapes import as_matrix, matrix_shape
 from ..types import (
     Coding,
-    Compressor,
     Contractive,
     Exact,
     Field,
@@ -48,21 +41,13 @@ from ..types import (
     State,
     check_input,
 )
-from .common import check_range, finish, need
+from .common import check_range, finish, narrowed, need
 from .dense import dense_payload
+from .ranks import Ranked
 
 LOWRANK = Kind(
     6, "lowrank", ("left", "right"), (Coding.RAW, Coding.RAW), inner=("left", "right")
 )
-
-#: Texts come from the network: none may keep a client busy for ever.
-MAX_ITERATIONS = 100
-
-
-def _pays(shape: Shape, rank: int) -> bool:
-    """Whether two factors have fewer numbers than the tensor."""
-    m, n = matrix_shape(shape)
-    return rank * (m + n) < m * n
 
 
 def _factors(payload: Payload) -> tuple[Tensor, Tensor]:
@@ -72,7 +57,7 @@ def _factors(payload: Payload) -> tuple[Tensor, Tensor]:
     need(
         left.numel() == rank * m
         and right.numel() == rank * n
-        and _pays(payload.shape, rank),
+        and rank * (m + n) < m * n,
         payload,
         f"factors of {left.numel()} and {right.numel()} numbers",
     )
@@ -81,61 +66,56 @@ def _factors(payload: Payload) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class LowRank(Compressor):
+class LowRank(Ranked):
     """What all factorisations share: wire form, decoding, guarantee.
 
-    Parameters
-    ----------
-    rank : int
-        Columns of each factor, at least 1.
+    The columns are chosen as `Ranked` says.
     """
 
-    composable: ClassVar[bool] = True
-
-    rank: int = 4
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            msg = f"{self.name}: expected a rank of at least 1, found {self.rank}"
-            raise SettingError(msg)
+    @staticmethod
+    def column_cost(shape: Shape) -> int:
+        """One column of each factor."""
+        return sum(matrix_shape(shape))
 
     def guarantee(self, shape: Shape) -> Guarantee:
         """Rank r keeps at least the share r / min(m, n) of the squared norm."""
-        return (
-            Contractive(self.rank / min(matrix_shape(shape)))
-            if _pays(shape, self.rank)
-            else Exact()
-        )
+        rank = self.columns(shape)
+        if not self.pays(shape, rank):
+            return Exact()
+        return Contractive(rank / min(matrix_shape(shape)))
 
     def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """Both factors, or the tensor where factors do not pay."""
         m, n = matrix_shape(shape)
-        if not _pays(shape, self.rank):
-            return ((m * n,),)
-        return ((m * self.rank,), (n * self.rank,))
+        rank = self.columns(shape)
+        return ((m * rank,), (n * rank,)) if self.pays(shape, rank) else ((m * n,),)
 
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Factorise the matrix, scaled so that nothing overflows."""
         check_input(self.name, x)
-        if not _pays(tuple(x.shape), self.rank):
+        shape = tuple(x.shape)
+        rank = self.columns(shape)
+        if not self.pays(shape, rank):
             return dense_payload(x.detach()), state
-        # Both factors together may be so much larger than the tensor, and a
-        # compressor of them may double each.
-        room = 4.0 * self.rank * math.sqrt(x.numel())
+        # The product of the factors' norms is at most the sum of the singular values,
+        # and a compressor of them may double each.
+        room = 4.0 * math.sqrt(x.numel() * min(matrix_shape(shape)))
         check_range(self.name, x.to(working_dtype(x.dtype)), room)
         matrix, peak = normalised(as_matrix(x.detach()))
-        left, right, state = self.factorise(matrix, state, rng)
+        left, right, state = self.factorise(matrix, rank, state, rng)
+        if not self.pays(shape, left.shape[1]):
+            return dense_payload(x.detach()), state
         # The scale is split, so that neither factor leaves the range of its dtype.
         root = peak**0.5
         fields = {
-            name: Field(Coding.RAW, (factor * root).to(x.dtype).reshape(-1))
+            name: Field(Coding.RAW, narrowed(factor * root, x.dtype).reshape(-1))
             for name, factor in (("left", left), ("right", right))
         }
-        return Payload(LOWRANK, tuple(x.shape), x.dtype, fields), state
+        return Payload(LOWRANK, shape, x.dtype, fields), state
 
     @abstractmethod
     def factorise(
-        self, matrix: Tensor, state: State, rng: Rng
+        self, matrix: Tensor, rank: int, state: State, rng: Rng
     ) -> tuple[Tensor, Tensor, State]:
         """Give ``left`` (m, r), ``right`` (n, r) and the next state."""
 
@@ -159,135 +139,88 @@ class LowRank(Compressor):
 
 
 @dataclass(frozen=True)
-class Svd(LowRank):
+class ByEnergy(LowRank):
+    """A factorisation that may choose its rank by what it keeps.
+
+    Parameters
+    ----------
+    energy : float, optional
+        Instead of the settings of `Ranked`: the share of the squared norm that every
+        message keeps, in (0, 1). The rank is the smallest one that does; where it
+        does not pay, the tensor itself is sent.
+    """
+
+    energy: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.energy is not None and not 0.0 < self.energy < 1.0:
+            msg = f"{self.name}: expected an energy in (0, 1), found {self.energy}"
+            raise SettingError(msg)
+
+    def ways(self) -> dict[str, float | None]:
+        """Give the settings of which one may be chosen."""
+        return {**super().ways(), "energy": self.energy}
+
+    def columns(self, shape: Shape) -> int:
+        """By energy, one: whether any pays."""
+        return 1 if self.energy is not None else super().columns(shape)
+
+    def guarantee(self, shape: Shape) -> Guarantee:
+        """By energy, the kept share itself."""
+        if self.energy is None or not self.pays(shape, 1):
+            return super().guarantee(shape)
+        return Contractive(self.energy)
+
+    def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """By energy, no more numbers than the tensor has."""
+        if self.energy is None:
+            return super().inner_shapes(shape)
+        return ((math.prod(shape),),)
+
+    def allowed(self, matrix: Tensor) -> float | None:
+        """Squared error that may be made; none if the rank is fixed."""
+        if self.energy is None:
+            return None
+        return (1.0 - self.energy) * squared_norm(matrix)
+
+
+@dataclass(frozen=True)
+class Svd(ByEnergy):
     """Truncated singular value decomposition: the best approximation of its rank.
 
     Guarantee: ``Contractive(r / min(m, n))``, attained for a flat spectrum (Eckart
-    and Young, 1936). Wire cost: r (m + n) numbers. Time: O(m n min(m, n)).
+    and Young, 1936); by energy ``Contractive(energy)``, both for every message.
+    ``svd(...) >> c`` contracts where the error of ``c`` is small: see `chained`.
+    Wire cost: r (m + n) numbers. Time: O(m n min(m, n)).
     """
 
     name: ClassVar[str] = "svd"
     norm_nonincreasing: ClassVar[bool] = True
 
+    def chained(self, shape: Shape, error: float, unbiased: bool) -> Guarantee | None:
+        """Bound the error of coded factors ``L + A`` and ``R + B``.
+
+        Let q >= r / min(m, n) be the kept share of ``|x|^2``. The columns of L and of
+        R are orthogonal, of lengths s_i^(1/2) in both. So ``|A R^T|^2``, and likewise
+        ``|L B^T|^2``, is at most ``error s_1 sum s_i <= error q |x|^2 (1 + sqrt r) /
+        2``, and ``|A B^T| <= error sqrt(q r) |x|``. Only the last product is not
+        orthogonal to the truncated part.
+        """
+        del unbiased
+        rank = self.columns(shape)
+        if self.energy is not None or not self.pays(shape, rank):
+            return None
+        q = rank / min(matrix_shape(shape))
+        single = math.sqrt(error * (1.0 + math.sqrt(rank)) / 2.0)
+        double = error * math.sqrt(rank)
+        delta = q * (1.0 - (2.0 * single + double) ** 2)
+        delta -= 2.0 * double * math.sqrt(q * (1.0 - q))
+        return Contractive(delta) if delta > 0.0 else None
+
     def factorise(
-        self, matrix: Tensor, state: State, rng: Rng
+        self, matrix: Tensor, rank: int, state: State, rng: Rng
     ) -> tuple[Tensor, Tensor, State]:
         """Truncate."""
         del rng
-        return *truncated_svd(matrix, self.rank), state
-
-
-@dataclass(frozen=True)
-class Rsvd(LowRank):
-    """Randomised singular value decomposition, truncated to its rank.
-
-    Halko et al. (2011), algorithms 4.4 and 5.1.
-
-    Guarantee: ``Contractive(r / min(m, n))`` in expectation over the Gaussian start;
-    close to the best approximation in practice. Wire cost: r (m + n) numbers. Time:
-    O(m n (r + oversampling) (num_iterations + 1)).
-
-    Parameters
-    ----------
-    rank : int
-        Columns of each factor, at least 1.
-    oversampling : int
-        Extra columns while searching; they are not sent.
-    num_iterations : int
-        Power steps; one suffices unless the spectrum decays slowly.
-    """
-
-    name: ClassVar[str] = "rsvd"
-    norm_nonincreasing: ClassVar[bool] = True
-
-    oversampling: int = 8
-    num_iterations: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.oversampling < 0 or not 0 <= self.num_iterations <= MAX_ITERATIONS:
-            msg = (
-                f"{self.name}: expected oversampling of at least 0 and num_iterations "
-                f"of 0 to {MAX_ITERATIONS}, found {self.oversampling} and "
-                f"{self.num_iterations}"
-            )
-            raise SettingError(msg)
-
-    def factorise(
-        self, matrix: Tensor, state: State, rng: Rng
-    ) -> tuple[Tensor, Tensor, State]:
-        """Find the range, then truncate inside it."""
-        columns = min(self.rank + self.oversampling, *matrix.shape)
-        basis = range_finder(matrix, columns, self.num_iterations, rng)
-        left, right = truncated_svd(basis.T @ matrix, self.rank)
-        return basis @ left, right, state
-
-
-@dataclass(frozen=True)
-class PowerSgd(LowRank):
-    """Subspace iteration that starts from the last message's right factor.
-
-    Vogels et al. (2019), algorithm 1, with the differences named in the module.
-    The right factor, (n, r), is kept as state; over rounds the subspace follows
-    that of the updates, and one iteration comes close to the truncated SVD.
-
-    Guarantee: ``Contractive(r / min(m, n))`` in expectation: a start that captures
-    less than this share is replaced by a Gaussian one. Wire cost: r (m + n) numbers.
-    Time: O(m n r num_iterations).
-
-    Parameters
-    ----------
-    rank : int
-        Columns of each factor, at least 1.
-    num_iterations : int
-        Power steps for each message, at least 1.
-    """
-
-    name: ClassVar[str] = "powersgd"
-    norm_nonincreasing: ClassVar[bool] = True
-
-    num_iterations: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.num_iterations <= MAX_ITERATIONS:
-            msg = (
-                f"{self.name}: expected num_iterations of 1 to {MAX_ITERATIONS}, found "
-                f"{self.num_iterations}"
-            )
-            raise SettingError(msg)
-
-    def init(self, shape: Shape) -> State:
-        """Zeros, (n, r): no start is known yet."""
-        if not _pays(shape, self.rank):
-            return {}
-        return {"right": torch.zeros(matrix_shape(shape)[1], self.rank)}
-
-    def factorise(
-        self, matrix: Tensor, state: State, rng: Rng
-    ) -> tuple[Tensor, Tensor, State]:
-        """Iterate from the warm start, or from a Gaussian one."""
-        n = matrix.shape[1]
-        start = state.get("right")
-        share = self.rank / min(matrix.shape)
-        enough = share * float(matrix.square().sum())
-        if start is not None and start.shape == (n, self.rank) and bool(start.any()):
-            left, right = self._iterate(matrix, start.to(matrix))
-            if float(right.square().sum()) >= enough:
-                return left, right, {"right": _unit(right)}
-        cold = rng.normal(n, self.rank, device=matrix.device).to(matrix.dtype)
-        left, right = self._iterate(matrix, cold)
-        return left, right, {"right": _unit(right)}
-
-    def _iterate(self, matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        left = matrix[:, : self.rank]
-        for _ in range(self.num_iterations):
-            left = orthonormal(matrix @ right)
-            right = matrix.T @ left
-        return left, right
-
-
-def _unit(right: Tensor) -> Tensor:
-    """Scale to norm 1, as float32: a start needs a direction only."""
-    norm = float(right.norm())
-    return (right / norm if norm > 0.0 else right).to(torch.float32)
+        return *truncated_svd(matrix, rank, self.allowed(matrix)), state

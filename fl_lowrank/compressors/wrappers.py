@@ -36,8 +36,9 @@ class Then(Compressor):
 
     Guarantee, with ``outer`` keeping part of x exactly (``topk``) and error
     ``1 - delta``: ``Contractive(delta (1 - e))``, e the inner error or variance, since
-    both errors are orthogonal. Two unbiased ones give ``Unbiased(zeta1 zeta2)``. Of
-    other pairs nothing is known.
+    both errors are orthogonal. Two unbiased ones give ``Unbiased(zeta1 zeta2)``, if
+    one part is handed on. Of pairs of factors see ``chained`` of the outer one; of
+    others nothing is known.
     Wire cost: that of the outer positions or seeds, and of the inner values.
 
     Raises
@@ -74,8 +75,14 @@ class Then(Compressor):
             error = max(_relative_error(part) for part in parts)
             if error < 1.0:
                 return Contractive(first.delta * (1.0 - error))
-        if isinstance(first, Unbiased) and isinstance(parts[0], Unbiased):
-            return Unbiased(first.zeta * parts[0].zeta)
+        single = parts[0] if len(parts) == 1 else None
+        if isinstance(first, Unbiased) and isinstance(single, Unbiased):
+            return Unbiased(first.zeta * single.zeta)
+        unbiased = all(isinstance(part, Unbiased | Exact) for part in parts)
+        error = max(_relative_error(part) for part in parts)
+        own = self.outer.chained(shape, error, unbiased)
+        if own is not None:
+            return own
         return NoGuarantee(
             f"no bound is known for {self.inner} on the numbers of {self.outer}"
         )

@@ -38,6 +38,17 @@ SENDERS = [
     ("sparse_dithering(nu=0.1)", (15, 16), torch.float32),
     ("sparse_dithering_unbiased(omega=0.25)", (400,), torch.float64),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
+    ("lowrank_unbiased(rank=2)", (7, 9), torch.float32),
+    ("lowrank_unbiased(ratio=0.3) >> natural_stochastic()", (61,), torch.float16),
+    ("atomo(rank=2)", (8, 6), torch.float64),
+    ("tucker(rank=2)", (6, 3, 2, 2), torch.float32),
+    ("tucker(accuracy=0.9) >> natural()", (12, 10), torch.bfloat16),
+    ("tensor_train(rank=2)", (5, 3, 4), torch.float64),
+    (
+        "tensor_train(accuracy=0.9, order=4) >> topk(fraction=0.5)",
+        (144,),
+        torch.float32,
+    ),
     ("shrunk(inner=natural_stochastic())", (33,), torch.float16),
     ("by_size(threshold=10, small=f16(), large=topk(k=3))", (7, 7), torch.float32),
 ]

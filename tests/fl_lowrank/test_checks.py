@@ -254,9 +254,9 @@ def test_state_that_is_believed_whatever_it_is_is_found(
     iterate = PowerSgd.factorise
 
     def believes(
-        self: PowerSgd, matrix: Tensor, state: State, rng: Rng
+        self: PowerSgd, matrix: Tensor, rank: int, state: State, rng: Rng
     ) -> tuple[Tensor, Tensor, State]:
-        left, right, after = iterate(self, matrix, {}, rng)
+        left, right, after = iterate(self, matrix, rank, {}, rng)
         kept = state.get("right", after["right"])
         return left, right * float(kept.shape == after["right"].shape), after
 

@@ -163,6 +163,9 @@ def test_numbers_on_the_wire_never_change() -> None:
         "levels": 5,
         "lowrank": 6,
         "shrunk": 7,
+        "projected": 18,
+        "tucker": 19,
+        "train": 20,
     } == {kind.name: kind.code for kind in KINDS.values()}
     assert [coding.value for coding in Coding] == list(range(len(Coding)))
 

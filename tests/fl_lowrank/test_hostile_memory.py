@@ -179,6 +179,9 @@ for text in (
     "sparse_dithering(nu=1e-300)", "sparse_dithering_unbiased(omega=1e-300)",
     "sparse_dithering_unbiased(omega=1e300)", "topk(fraction=1e-300)",
     "topk(k=" + "9" * 4000 + ")", f"topk(fraction={huge})",
+    f"svd(floats={huge})", f"atomo(rank={huge})", f"lowrank_unbiased(rank={huge})",
+    "rsvd(energy=0.9999999)", f"rsvd(energy=0.5, oversampling={huge})",
+    f"tucker(rank={huge}, order={huge})", f"tensor_train(accuracy=1e-6, order={huge})",
 ):
     run(text)
 """

@@ -63,6 +63,15 @@ CASES = (
     Case("topk_natural_stochastic", "topk(fraction=0.05) >> natural_stochastic()"),
     Case("topk_f16", "topk(k=11) >> f16()"),
     Case("powersgd_sparse_dithering", "powersgd(rank=2) >> sparse_dithering()", (9, 8)),
+    Case("svd_energy", "svd(energy=0.6)", (12, 10)),
+    Case("lowrank_unbiased", "lowrank_unbiased(rank=3)", (20, 12)),
+    Case("lowrank_unbiased_tall", "lowrank_unbiased(rank=1)", (9, 2), torch.float16),
+    Case("atomo", "atomo(rank=2)", (12, 10)),
+    Case("tucker", "tucker(rank=2)", (6, 5, 2, 2)),
+    Case("tucker_matrix", "tucker(accuracy=0.7)", (12, 10), torch.float64),
+    Case("tensor_train", "tensor_train(rank=2)", (6, 5, 2, 2)),
+    Case("tensor_train_vector", "tensor_train(accuracy=0.7, order=4)", (144,)),
+    Case("tensor_train_coded", "tensor_train(rank=2) >> natural()", (15, 16)),
     Case("shrunk_chain", "shrunk(inner=randk(k=30) >> natural_stochastic())"),
 )
 

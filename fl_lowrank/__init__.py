@@ -20,20 +20,24 @@ from .compressors import (
     Identity,
     Natural,
     NaturalStochastic,
+    Peeled,
     PowerSgd,
     RandK,
     Rsvd,
     Shrunk,
+    Sketch,
     SparseDithering,
     SparseDitheringUnbiased,
     Svd,
     Then,
     TopK,
+    peel,
 )
-from .decoders import accumulate, decode, unpack
+from .decoders import accumulate, add, decode, unpack
 from .model import ModelCodec
 from .spec import parse, parse_rules
 from .types import (
+    Additive,
     Compressor,
     Contractive,
     Exact,
@@ -48,6 +52,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "F16",
+    "Additive",
     "BySize",
     "Compressor",
     "Contractive",
@@ -59,10 +64,12 @@ __all__ = [
     "NaturalStochastic",
     "NoGuarantee",
     "Payload",
+    "Peeled",
     "PowerSgd",
     "RandK",
     "Rsvd",
     "Shrunk",
+    "Sketch",
     "SparseDithering",
     "SparseDitheringUnbiased",
     "Svd",
@@ -71,6 +78,7 @@ __all__ = [
     "TopK",
     "Unbiased",
     "accumulate",
+    "add",
     "decode",
     "envelope",
     "errors",
@@ -78,6 +86,7 @@ __all__ = [
     "pack",
     "parse",
     "parse_rules",
+    "peel",
     "rng",
     "unpack",
 ]

@@ -13,6 +13,7 @@ from fl_lowrank import (
     RandK,
     Rsvd,
     Shrunk,
+    Sketch,
     SparseDithering,
     SparseDitheringUnbiased,
     Svd,
@@ -50,6 +51,9 @@ INSTANCES: tuple[Compressor, ...] = (
     Shrunk(Then(RandK(fraction=0.25), NaturalStochastic())),
     Then(PowerSgd(rank=2), Natural()),
     Then(Svd(rank=2), SparseDithering(nu=0.01)),
+    Sketch(fraction=0.1),
+    Sketch(k=40, capacity=0.2, bits=8, seed=3),
+    Sketch(fraction=1.0, bits=32),
     BySize(threshold=500, small=F16(), large=Then(TopK(fraction=0.1), Natural())),
     BySize(threshold=1000, small=PowerSgd(rank=1), large=Svd(rank=2)),
 )

@@ -7,6 +7,7 @@ from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
 from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
+from .sketch import Peeled, Sketch, peel
 from .sparse import RandK, TopK
 from .wrappers import BySize, Shrunk, Then
 
@@ -25,6 +26,7 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         PowerSgd,
         SparseDithering,
         SparseDitheringUnbiased,
+        Sketch,
         Shrunk,
         BySize,
     )
@@ -37,13 +39,16 @@ __all__ = [
     "Identity",
     "Natural",
     "NaturalStochastic",
+    "Peeled",
     "PowerSgd",
     "RandK",
     "Rsvd",
     "Shrunk",
+    "Sketch",
     "SparseDithering",
     "SparseDitheringUnbiased",
     "Svd",
     "Then",
     "TopK",
+    "peel",
 ]

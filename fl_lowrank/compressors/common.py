@@ -67,3 +67,9 @@ def check_range(who: str, x: Tensor, factor: float) -> None:
             f"{x.dtype}; scale the tensor down or use a wider dtype"
         )
         raise InputError(msg)
+
+
+def shifted(x: Tensor, exponent: int) -> Tensor:
+    """Multiply by ``2^exponent`` in two steps: the factor itself may be too large."""
+    half = exponent // 2
+    return x * 2.0**half * 2.0 ** (exponent - half)

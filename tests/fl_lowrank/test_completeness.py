@@ -163,6 +163,7 @@ def test_numbers_on_the_wire_never_change() -> None:
         "levels": 5,
         "lowrank": 6,
         "shrunk": 7,
+        "sketch": 21,
     } == {kind.name: kind.code for kind in KINDS.values()}
     assert [coding.value for coding in Coding] == list(range(len(Coding)))
 

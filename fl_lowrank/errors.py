@@ -43,7 +43,9 @@ class SketchError(WireError):
         Its cells.
     """
 
-    def __init__(self, message: str, unpeeled: int, union: int, cells: int) -> None:
+    def __init__(
+        self, message: str, *, unpeeled: int = 0, union: int = 0, cells: int = 0
+    ) -> None:
         super().__init__(message)
         self.unpeeled = unpeeled
         self.union = union

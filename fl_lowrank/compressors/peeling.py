@@ -8,9 +8,8 @@ until none is left. In the integers all of this is exact, whatever was summed.
 
 References
 ----------
-H. Li, Y. Xu, J. Chen, R. Dwivedula, W. Wu, K. He, A. Akella, D. Kim, "Accelerating
-Distributed Deep Learning using Lossless Homomorphic Compression", 2024, arXiv
-2402.07529. M. Molloy, "Cores in random hypergraphs and Boolean formulas", Random
+H. Li, Y. Xu et al., "Accelerating Distributed Deep Learning using Lossless Homomorphic
+Compression", 2024, arXiv 2402.07529. M. Molloy, "Cores in random hypergraphs and Boolean formulas", Random
 Structures and Algorithms 2005: for three cells an entry, all are given back with a
 probability that tends to 1 if there are more than 1.222 cells an entry, and a core is
 left with a probability that tends to 1 if there are fewer.

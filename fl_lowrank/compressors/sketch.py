@@ -30,16 +30,17 @@ travel beside the cells, in a *stash* that is summed as well; it is nearly alway
 empty. If R would reach the number of entries of the tensor, the cells are the
 entries themselves, one each, and all sums can be decoded.
 
-Wire cost: positions and R cells, entropy coded. For one message a sparse one
-(``topk``) is always smaller: this is for sums that somebody makes without decoding
-(a relay, a tree, secure aggregation), where the sum has the size of a single message.
+Wire cost: positions and R cells, entropy coded. Positions and values of the same
+precision (``topk``) are always smaller: this is for sums that somebody makes without
+decoding (a switch, a relay, secure aggregation).
 
 References
 ----------
-H. Li, Y. Xu, J. Chen, R. Dwivedula, W. Wu, K. He, A. Akella, D. Kim, "Accelerating
-Distributed Deep Learning using Lossless Homomorphic Compression", 2024, arXiv
-2402.07529: index set and count sketch. I. A. Maslov, I. V. Polyakov, comparison of
-compressors of optimizer moments (in Russian): weak for few hosts.
+H. Li, Y. Xu et al., "Accelerating Distributed Deep Learning using Lossless Homomorphic
+Compression", 2024, arXiv 2402.07529: index set and count
+sketch. I. A. Maslov, I. V. Polyakov, "A comparison of methods for compressing tensors
+of optimizer moments in distributed training of large language models" (in Russian):
+homomorphic compression is weak for few hosts.
 
 Differences: integers instead of floats, whose sums are not exact and whose last bit
 the paper's code overwrites; positions are coded near their entropy and merged by OR;
@@ -251,5 +252,5 @@ def _all_of(payload: Payload) -> Recovered:
             f"sketch: {unpeeled} of {union} entries cannot be recovered from {cells} "
             f"cells, {cells / union:.3f} for each; {todo}; peel() gives the others"
         )
-        raise SketchError(msg, unpeeled, union, cells)
+        raise SketchError(msg, unpeeled=unpeeled, union=union, cells=cells)
     return found

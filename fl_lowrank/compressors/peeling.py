@@ -9,10 +9,10 @@ until none is left. In the integers all of this is exact, whatever was summed.
 References
 ----------
 H. Li, Y. Xu et al., "Accelerating Distributed Deep Learning using Lossless Homomorphic
-Compression", 2024, arXiv 2402.07529. M. Molloy, "Cores in random hypergraphs and Boolean formulas", Random
-Structures and Algorithms 2005: for three cells an entry, all are given back with a
-probability that tends to 1 if there are more than 1.222 cells an entry, and a core is
-left with a probability that tends to 1 if there are fewer.
+Compression", 2024, arXiv 2402.07529. M. Molloy, "Cores in random hypergraphs and
+Boolean formulas", Random Structures and Algorithms 2005: with three cells an entry, all
+are given back with a probability that tends to 1 if there are more than 1.222 cells
+for each, and a core is left with a probability that tends to 1 if there are fewer.
 
 Differences: entries are hashed by themselves, not by rows of 1024, so that a tensor
 is one problem and not many small ones; the sub-tables are disjoint, so that no

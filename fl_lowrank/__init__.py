@@ -22,10 +22,12 @@ from .compressors import (
     LowRankUnbiased,
     Natural,
     NaturalStochastic,
+    Peeled,
     PowerSgd,
     RandK,
     Rsvd,
     Shrunk,
+    Sketch,
     SparseDithering,
     SparseDitheringUnbiased,
     Svd,
@@ -33,11 +35,13 @@ from .compressors import (
     Then,
     TopK,
     Tucker,
+    peel,
 )
-from .decoders import accumulate, decode, unpack
+from .decoders import accumulate, add, decode, unpack
 from .model import ModelCodec
 from .spec import parse, parse_rules
 from .types import (
+    Additive,
     Compressor,
     Contractive,
     Exact,
@@ -52,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "F16",
+    "Additive",
     "Atomo",
     "BySize",
     "Compressor",
@@ -65,10 +70,12 @@ __all__ = [
     "NaturalStochastic",
     "NoGuarantee",
     "Payload",
+    "Peeled",
     "PowerSgd",
     "RandK",
     "Rsvd",
     "Shrunk",
+    "Sketch",
     "SparseDithering",
     "SparseDitheringUnbiased",
     "Svd",
@@ -79,6 +86,7 @@ __all__ = [
     "Tucker",
     "Unbiased",
     "accumulate",
+    "add",
     "decode",
     "envelope",
     "errors",
@@ -86,6 +94,7 @@ __all__ = [
     "pack",
     "parse",
     "parse_rules",
+    "peel",
     "rng",
     "unpack",
 ]

@@ -17,12 +17,14 @@ from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.projected import PROJECTED, LowRankUnbiased
+from .compressors.sketch import Sketch
+from .compressors.sketch_parts import SKETCH
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
 from .compressors.tensor_train import TRAIN, TensorTrain
 from .compressors.tucker import TUCKER, Tucker
 from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
-from .errors import WireError
-from .types import Coding, Compressor, Field, Kind, Payload
+from .errors import InputError, WireError
+from .types import Additive, Coding, Compressor, Field, Kind, Payload
 from .wire import TensorLayout
 
 #: Who decodes a kind of payload. One line for each kind; numbers are never reused.
@@ -38,6 +40,7 @@ DECODERS: dict[Kind, type[Compressor]] = {
     PROJECTED: LowRankUnbiased,
     TUCKER: Tucker,
     TRAIN: TensorTrain,
+    SKETCH: Sketch,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}
@@ -105,6 +108,45 @@ def accumulate(
             "a sender is at fault, decode them one by one to find it"
         )
         raise WireError(msg)
+
+
+def add(payloads: Sequence[Payload]) -> Payload:
+    """Sum payloads as they are; what comes out is a payload again.
+
+    A relay may do so: no value is decoded, and the sum is packed like any other.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    WireError
+        If they differ in kind, shape, dtype or settings, if their kind is not
+        `Additive`, or if the sum does not fit.
+    """
+    if not payloads:
+        msg = "add: expected at least one payload, found none"
+        raise InputError(msg)
+    first = payloads[0]
+    for i, other in enumerate(payloads):
+        if (other.kind, other.shape, other.dtype) != (
+            first.kind,
+            first.shape,
+            first.dtype,
+        ):
+            msg = (
+                f"add: payload 0 is a {first.kind.name} of {first.dtype}, "
+                f"{first.shape}, and payload {i} a {other.kind.name} of "
+                f"{other.dtype}, {other.shape}; leave it out"
+            )
+            raise WireError(msg)
+    cls = DECODERS[first.kind]
+    if not issubclass(cls, Additive):
+        msg = (
+            f"add: payloads of kind {first.kind.name} cannot be summed undecoded; use "
+            "accumulate, or send sketch(...)"
+        )
+        raise WireError(msg)
+    return cls.add(payloads)
 
 
 def _resolved(payload: Payload) -> Payload:

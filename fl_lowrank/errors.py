@@ -4,7 +4,8 @@
 
     CompressionError
     ├── WireError           bytes from elsewhere that are not what they should be
-    │   └── VersionError    a format version that this release cannot read
+    │   ├── VersionError    a format version that this release cannot read
+    │   └── SketchError     a sketch with too few cells for what was added to it
     ├── SpecError           a compressor or rule text that cannot be understood
     ├── SettingError        a setting outside its range, or settings that clash
     ├── InputError          a tensor that cannot be compressed (NaN, dtype, shape)
@@ -27,6 +28,28 @@ class WireError(CompressionError):
 
 class VersionError(WireError):
     """Bytes of a format version that this release cannot read."""
+
+
+class SketchError(WireError):
+    """A sketch that holds more entries than its cells give back.
+
+    Attributes
+    ----------
+    unpeeled : int
+        Entries that cannot be recovered.
+    union : int
+        Entries that the sketch holds.
+    cells : int
+        Its cells.
+    """
+
+    def __init__(
+        self, message: str, *, unpeeled: int = 0, union: int = 0, cells: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.unpeeled = unpeeled
+        self.union = union
+        self.cells = cells
 
 
 class SpecError(CompressionError):

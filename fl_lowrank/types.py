@@ -280,3 +280,22 @@ def check_input(who: str, x: Tensor) -> Tensor:
         )
         raise InputError(msg)
     return x.detach()
+
+
+class Additive(Compressor):
+    """A compressor whose payloads are summed as they are, and decoded once.
+
+    ``decode(add([a, b]))`` is ``decode(a) + decode(b)`` up to the rounding of the
+    dtype, or a `WireError` that says why the sum cannot be decoded.
+    """
+
+    @staticmethod
+    @abstractmethod
+    def add(payloads: Sequence[Payload]) -> Payload:
+        """Sum at least one payload of equal kind, shape and dtype, undecoded.
+
+        Raises
+        ------
+        WireError
+            If they were made with other settings, or the sum does not fit.
+        """

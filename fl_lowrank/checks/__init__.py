@@ -15,6 +15,7 @@ and its name into `fl_lowrank.compressors.COMPRESSORS`.
 
 from __future__ import annotations
 
+from .additive import check_add_equals_sum_of_decodes
 from .domain import (
     check_handles_scalar_empty_and_one,
     check_large_and_tiny_numbers,
@@ -64,6 +65,7 @@ __all__ = [
     "Law",
     "byte_bound",
     "check_accumulate_equals_sum_of_decodes",
+    "check_add_equals_sum_of_decodes",
     "check_all",
     "check_bytes_below_stated_bound",
     "check_contraction_below_1_minus_delta",

@@ -21,6 +21,7 @@ from ..compressors import (
     NaturalStochastic,
     RandK,
     Shrunk,
+    Sketch,
     SparseDithering,
     SparseDitheringUnbiased,
     TensorTrain,
@@ -123,6 +124,17 @@ def _(compressor: Then, shape: Shape, dtype: torch.dtype) -> float:
 @byte_bound.register
 def _(compressor: Shrunk, shape: Shape, dtype: torch.dtype) -> float:
     return byte_bound(compressor.inner, shape, dtype) + FRAME_BYTES
+
+
+@byte_bound.register
+def _(compressor: Sketch, shape: Shape, dtype: torch.dtype) -> float:
+    """Cells of entries that meet up to sixteen others have five bits more."""
+    del dtype
+    d = math.prod(shape)
+    cells = compressor.num_cells(d) * (compressor.bits + 5.0) / 8.0
+    k = keep_count(compressor.fraction, compressor.k, d)
+    positions = 1.01 * index_set_bytes(min(k, d // 2), d) + 16.0
+    return positions + cells + FRAME_BYTES
 
 
 @byte_bound.register

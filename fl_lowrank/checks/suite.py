@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from ..types import Compressor, Shape
+from .additive import check_add_equals_sum_of_decodes
 from .domain import (
     check_handles_scalar_empty_and_one,
     check_large_and_tiny_numbers,
@@ -56,6 +57,7 @@ LAWS: tuple[Law, ...] = (
     check_rejects_nan_and_inf,
     check_large_and_tiny_numbers,
     check_accumulate_equals_sum_of_decodes,
+    check_add_equals_sum_of_decodes,
     check_bytes_below_stated_bound,
     check_norm_nonincreasing,
     check_scaling_equivariant,

@@ -11,6 +11,7 @@ from .natural import Natural, NaturalStochastic
 from .powersgd import PowerSgd
 from .projected import LowRankUnbiased
 from .rsvd import Rsvd
+from .sketch import Peeled, Sketch, peel
 from .sparse import RandK, TopK
 from .tensor_train import TensorTrain
 from .tucker import Tucker
@@ -35,6 +36,7 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         TensorTrain,
         SparseDithering,
         SparseDitheringUnbiased,
+        Sketch,
         Shrunk,
         BySize,
     )
@@ -49,10 +51,12 @@ __all__ = [
     "LowRankUnbiased",
     "Natural",
     "NaturalStochastic",
+    "Peeled",
     "PowerSgd",
     "RandK",
     "Rsvd",
     "Shrunk",
+    "Sketch",
     "SparseDithering",
     "SparseDitheringUnbiased",
     "Svd",
@@ -60,4 +64,5 @@ __all__ = [
     "Then",
     "TopK",
     "Tucker",
+    "peel",
 ]

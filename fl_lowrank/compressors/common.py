@@ -73,3 +73,9 @@ def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Give the values in ``dtype``, or as they are where one would become infinite."""
     narrow = values.to(dtype)
     return narrow if bool(torch.isfinite(narrow).all()) else values
+
+
+def shifted(x: Tensor, exponent: int) -> Tensor:
+    """Multiply by ``2^exponent`` in two steps: the factor itself may be too large."""
+    half = exponent // 2
+    return x * 2.0**half * 2.0 ** (exponent - half)

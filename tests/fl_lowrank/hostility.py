@@ -37,6 +37,8 @@ SENDERS = [
     ("powersgd(rank=1) >> topk(fraction=0.5)", (9, 7), torch.bfloat16),
     ("sparse_dithering(nu=0.1)", (15, 16), torch.float32),
     ("sparse_dithering_unbiased(omega=0.25)", (400,), torch.float64),
+    ("sketch(k=9, capacity=0.1)", (20, 21), torch.float32),
+    ("sketch(fraction=0.2, bits=12)", (60,), torch.float16),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("lowrank_unbiased(rank=2)", (7, 9), torch.float32),
     ("lowrank_unbiased(ratio=0.3) >> natural_stochastic()", (61,), torch.float16),
@@ -154,8 +156,23 @@ def no_bits() -> bytes:
     return field(Coding.BITS, write_varint(0))
 
 
+def sketched(
+    shape: tuple[int, ...],
+    head: tuple[int, ...],
+    support: bytes,
+    count: int,
+    cell: int = 0,
+    stash: bytes | None = None,
+) -> bytes:
+    """Write a sketch of equal cells, with nothing stashed."""
+    cells = equal_symbols(count, cell) if count else field(Coding.SYMBOLS, b"\0")
+    parts = support, cells, stash or NONE, field(Coding.SYMBOLS, b"\0")
+    return body_of(shape, SKETCH, integers(*head), *parts)
+
+
 NONE, ALL = field(Coding.INDICES, b"\0"), field(Coding.INDICES, b"\1")
 DENSE, HALF, SPARSE, SEEDED, POWERS, LEVELS, LOWRANK, SHRUNK = range(8)
+SKETCH = 21
 FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "10^12 entries": (body_of((10**12,), SEEDED, integers(1), raw(1.0)), (8,)),
     "10^6 times 10^6": (body_of((10**6, 10**6), SEEDED, integers(1), raw(1.0)), (8,)),
@@ -292,6 +309,25 @@ FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
         (8, 8),
     ),
     "low rank: an empty matrix": (body_of((0, 4), LOWRANK, raw(), raw()), (0, 4)),
+    "sketch: a negative seed": (sketched((9,), (-1, 0), NONE, 3), (9,)),
+    "sketch: no exponent": (sketched((9,), (0,), NONE, 3), (9,)),
+    "sketch: exponent out of range": (sketched((9,), (0, 1 << 40), NONE, 3), (9,)),
+    "sketch: four cells": (sketched((9,), (0, 0), NONE, 4), (9,)),
+    "sketch: no cells": (sketched((9,), (0, 0), NONE, 0), (9,)),
+    "sketch: more cells than entries": (sketched((9,), (0, 0), NONE, 12), (9,)),
+    "sketch: positions beside one cell an entry": (
+        sketched((9,), (0, 0), ALL, 9),
+        (9,),
+    ),
+    "sketch: a cell that no entry is in": (
+        sketched((9,), (0, 0), NONE, 3, cell=5),
+        (9,),
+    ),
+    "sketch: more entries than cells": (sketched((90,), (0, 0), ALL, 3, 1), (90,)),
+    "sketch: a stash without values": (
+        sketched((90,), (0, 0), NONE, 3, stash=ALL),
+        (90,),
+    ),
     "shrunk: a factor of two": (
         body_of(
             (1,), SHRUNK, raw(2.0), field(Coding.NESTED, body_of((1,), DENSE, raw(1.0)))
@@ -345,6 +381,7 @@ TOO_LARGE: dict[str, tuple[bytes, tuple[int, ...]]] = {
         body_of((1,), LEVELS, raw(3e38), equal_symbols(1, 2)),
         (1,),
     ),
+    "sketch: the exponent overflows": (sketched((2,), (0, 1000), NONE, 2, 1), (2,)),
     "low rank: the product overflows": (
         body_of((3, 3), LOWRANK, raw(*[1e30] * 3), raw(*[1e30] * 3)),
         (3, 3),

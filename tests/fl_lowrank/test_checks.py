@@ -19,6 +19,7 @@ from fl_lowrank.compressors import (
     NaturalStochastic,
     PowerSgd,
     RandK,
+    Sketch,
     TopK,
 )
 from fl_lowrank.errors import WireError
@@ -228,6 +229,7 @@ def test_every_law_has_a_broken_compressor() -> None:
     }
     assert rest == {
         "check_accumulate_equals_sum_of_decodes",
+        "check_add_equals_sum_of_decodes",
         "check_handles_scalar_empty_and_one",
         "check_state_that_no_longer_fits_restarts",
     }
@@ -240,6 +242,14 @@ def test_a_wrong_sum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TopK, "accumulate_many", classmethod(twice))
     with pytest.raises(AssertionError, match="the sum is off by"):
         checks.check_accumulate_equals_sum_of_decodes(TopK(k=9), (24, 40))
+
+
+def test_a_wrong_sum_of_payloads_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressor = Sketch(fraction=0.1)
+    checks.check_add_equals_sum_of_decodes(compressor, (24, 40))
+    monkeypatch.setattr(Sketch, "add", staticmethod(lambda payloads: payloads[0]))
+    with pytest.raises(AssertionError, match="the sum is off by"):
+        checks.check_add_equals_sum_of_decodes(compressor, (24, 40))
 
 
 def test_a_failing_small_tensor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,7 @@ def test_numbers_on_the_wire_never_change() -> None:
         "projected": 18,
         "tucker": 19,
         "train": 20,
+        "sketch": 21,
     } == {kind.name: kind.code for kind in KINDS.values()}
     assert [coding.value for coding in Coding] == list(range(len(Coding)))
 

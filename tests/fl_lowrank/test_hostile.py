@@ -31,10 +31,12 @@ from .hostility import (
     HALF,
     LEVELS,
     LOWRANK,
+    NONE,
     POWERS,
     SEEDED,
     SENDERS,
     SHRUNK,
+    SKETCH,
     SPARSE,
     TOO_LARGE,
     body_of,
@@ -47,6 +49,7 @@ from .hostility import (
     no_bits,
     raw,
     read,
+    sketched,
 )
 
 MUTATIONS = 10_000
@@ -158,6 +161,7 @@ def test_the_forgery_is_the_only_fault() -> None:
         LEVELS: body_of((3,), LEVELS, raw(3.0), equal_symbols(3, 2)),
         POWERS: body_of((3,), POWERS, integers(0), equal_symbols(3, 0), no_bits()),
         HALF: body_of((1,), HALF, raw(1.0, dtype=torch.float16), integers(10)),
+        SKETCH: sketched((3,), (5, 0), NONE, 3, 1),
         LOWRANK: body_of((3, 3), LOWRANK, raw(*[1.0] * 3), raw(*[1e30] * 3)),
     }
     for kind, body in good.items():
@@ -281,6 +285,7 @@ TOKENS = [
     *("exact", "then", "eval", "__import__", "self", "true", "false", "none"),
     *("fraction", "k", "rank", "inner", "small", "large", "threshold", "nu", "omega"),
     *("oversampling", "num_iterations", "outer"),
+    *("capacity", "bits", "seed"),
     *("(", ")", "=", ",", ">>", ":", ";", "*", '"', '"x"', " ", "\n", "\0", "é", "٣"),
     *("0", "1", "-1", "0.5", "1e999", "-1e999", "nan", "1" + "0" * 30, "1e-400", "1."),
 ]

@@ -32,6 +32,7 @@ from .hostility import (
     mutated,
     no_bits,
     raw,
+    sketched,
 )
 
 _CHILD = """
@@ -143,9 +144,10 @@ def test_trees_of_payloads_do_not_multiply_memory() -> None:
         positions = body_of((numel,), SPARSE, ALL, field(Coding.NESTED, positions))
     seeded = body_of((numel,), SEEDED, integers(1), raw(1.0))
     wide = tree(numel, wire.MAX_DEPTH)
-    bodies = [deep, chain, positions, seeded, wide]
+    core = sketched((numel,), (0, 0), ALL, numel // 3 * 3)
+    bodies = [deep, chain, positions, seeded, wide, core]
     answers = answers_within(128 * numel, [job(seal(b), (numel,)) for b in bodies])
-    assert answers == ["read", "read", "read", "read", "refused"]
+    assert answers == ["read", "read", "read", "read", "refused", "refused"]
 
 
 @linux
@@ -178,6 +180,7 @@ for text in (
     f"by_size(threshold={huge}, small=f16(), large=f16())",
     "sparse_dithering(nu=1e-300)", "sparse_dithering_unbiased(omega=1e-300)",
     "sparse_dithering_unbiased(omega=1e300)", "topk(fraction=1e-300)",
+    f"sketch(k={huge})", f"sketch(k=1, bits={huge})", f"sketch(k=1, seed={huge})",
     "topk(k=" + "9" * 4000 + ")", f"topk(fraction={huge})",
     f"svd(floats={huge})", f"atomo(rank={huge})", f"lowrank_unbiased(rank={huge})",
     "rsvd(energy=0.9999999)", f"rsvd(energy=0.5, oversampling={huge})",

@@ -49,6 +49,15 @@ def test_start_jumps() -> None:
     assert torch.equal(rng.bits32(30_000, start=70_000), whole[70_000:])
 
 
+def test_single_counters_are_drawn_alone() -> None:
+    rng = stream(3)
+    counters = torch.tensor([[5, 0], [69_999, 5]])
+    assert torch.equal(rng.bits32_at(counters), rng.bits32(70_000)[counters])
+    far = rng.bits32_at(torch.tensor([2**32 - 1]))
+    assert torch.equal(far, rng.bits32(1, start=2**32 - 1))
+    assert counters.tolist() == [[5, 0], [69_999, 5]]
+
+
 def test_counters_end() -> None:
     with pytest.raises(SettingError, match="counters below 2\\^32"):
         stream(3).bits32(2, start=2**32 - 1)

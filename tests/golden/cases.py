@@ -57,6 +57,8 @@ CASES = (
     Case("sparse_dithering", "sparse_dithering(nu=0.1)"),
     Case("sparse_dithering_coarse", "sparse_dithering(nu=0.9)", (11,), torch.float16),
     Case("sparse_dithering_unbiased", "sparse_dithering_unbiased(omega=0.25)"),
+    Case("sketch", "sketch(fraction=0.02, capacity=0.1)"),
+    Case("sketch_small", "sketch(k=9, bits=10, seed=5)", (5, 8), torch.float16),
     Case("shrunk", "shrunk(inner=randk(fraction=0.05))"),
     Case("by_size", "by_size(threshold=9, small=f16(), large=topk(k=3))", (2, 8)),
     Case("topk_natural", "topk(fraction=0.05) >> natural()"),

@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from . import wire
+from .compressors.blocks import BLOCKS
 from .compressors.dense import DENSE, F16, HALF, Identity
 from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
+from .compressors.natural_dithering import BINADES, NaturalDithering
+from .compressors.sign import SIGNS, Sign
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
+from .compressors.uniform import Uniform
 from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
 from .errors import WireError
 from .types import Coding, Compressor, Field, Kind, Payload
@@ -32,6 +36,9 @@ DECODERS: dict[Kind, type[Compressor]] = {
     LEVELS: SparseDithering,
     LOWRANK: Svd,
     SHRUNK: Shrunk,
+    BLOCKS: Uniform,
+    SIGNS: Sign,
+    BINADES: NaturalDithering,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}

@@ -7,7 +7,11 @@ from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
 from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
+from .natural_dithering import NaturalDithering
+from .qsgd import Qsgd, TernGrad
+from .sign import Sign
 from .sparse import RandK, TopK
+from .uniform import Uniform, UniformStochastic
 from .wrappers import BySize, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
@@ -20,6 +24,12 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         RandK,
         Natural,
         NaturalStochastic,
+        NaturalDithering,
+        Uniform,
+        UniformStochastic,
+        Qsgd,
+        TernGrad,
+        Sign,
         Svd,
         Rsvd,
         PowerSgd,
@@ -36,14 +46,20 @@ __all__ = [
     "BySize",
     "Identity",
     "Natural",
+    "NaturalDithering",
     "NaturalStochastic",
     "PowerSgd",
+    "Qsgd",
     "RandK",
     "Rsvd",
     "Shrunk",
+    "Sign",
     "SparseDithering",
     "SparseDitheringUnbiased",
     "Svd",
+    "TernGrad",
     "Then",
     "TopK",
+    "Uniform",
+    "UniformStochastic",
 ]

@@ -27,7 +27,7 @@ from ..types import (
     State,
     check_input,
 )
-from .common import finish, need
+from .common import finish, need, shift
 
 DENSE = Kind(0, "dense", ("values",), (Coding.RAW,), inner=("values",))
 HALF = Kind(1, "half", ("values", "exponent"), (Coding.RAW, Coding.VARINTS))
@@ -101,7 +101,7 @@ class F16(Compressor):
         work = check_input(self.name, x).reshape(-1).to(torch.float64)
         peak = float(work.abs().max()) if work.numel() else 0.0
         exponent = math.frexp(peak)[1] - 15 if peak > 0.0 else 0
-        half = _shift(work, -exponent).to(torch.float16)
+        half = shift(work, -exponent).to(torch.float16)
         fields = {
             "values": Field(Coding.RAW, half),
             "exponent": Field(Coding.VARINTS, torch.tensor([exponent])),
@@ -119,10 +119,4 @@ class F16(Compressor):
         )
         need(exponent.numel() == 1, payload, f"{exponent.numel()} exponents")
         need(-1100 < int(exponent) < 1024, payload, f"exponent {int(exponent)}")
-        return finish(payload, _shift(values.to(torch.float64), int(exponent)))
-
-
-def _shift(x: Tensor, exponent: int) -> Tensor:
-    """Multiply by ``2^exponent`` in two steps: the factor itself may be too large."""
-    half = exponent // 2
-    return x * 2.0**half * 2.0 ** (exponent - half)
+        return finish(payload, shift(values.to(torch.float64), int(exponent)))

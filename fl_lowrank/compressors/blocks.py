@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import SettingError
 from ..linalg import working_dtype
 from ..types import Coding, Field, Kind, Payload
-from .common import finish, need, shift
+from .common import check_range, finish, need, shift
 
 BLOCKS = Kind(
     8,
@@ -76,6 +76,11 @@ def per_block(flat: Tensor, block: int, reduce: Callable[[Tensor], Tensor]) -> T
     return torch.cat(sizes) if sizes else flat.new_zeros(0, dtype=torch.float64)
 
 
+def largest_sizes(flat: Tensor, block: int) -> Tensor:
+    """Find the largest magnitude of each block."""
+    return per_block(flat, block, lambda part: part.abs().amax(1))
+
+
 def with_scales(
     flat: Tensor, block: int, scales: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,6 +124,18 @@ def in_steps(unit: Tensor, block: int, steps: Scales) -> Tensor:
     for part, step in with_scales(unit, block, divisors):
         part.div_(torch.where(step > 0.0, step, math.inf))
     return unit
+
+
+def check_reach(who: str, x: Tensor, tops: Tensor, steps: Scales) -> None:
+    """Refuse ``x`` if an entry, rounded up to whole steps, overflows its dtype.
+
+    ``tops`` are the largest magnitudes of the blocks, in the unit of the steps.
+    """
+    peak = float(tops.max()) if tops.numel() else 0.0
+    if peak > 0.0:
+        wide = steps.expanded(torch.float64)
+        reach = wide * torch.ceil(tops / torch.where(wide > 0.0, wide, math.inf))
+        check_range(who, x, float(reach.max()) / peak)
 
 
 def layout_fields(block: int, scales: Scales, exponent: int) -> dict[str, Field]:

@@ -8,8 +8,8 @@ A. T. Suresh, F. X. Yu, S. Kumar, H. B. McMahan, "Distributed Mean Estimation wi
 Limited Communication", ICML 2017, arXiv 1611.00429 (one random bit an entry).
 
 Differences: the sign of an entry is its sign bit, also for zero, so that one bit is
-enough; the bound allows for that. Blocks may have scales of their own. Scales are rounded down, so that no
-message is longer than its input.
+enough; the bound allows for that. Blocks may have scales of their own. Scales are
+rounded down, so that no message is longer than its input.
 """
 
 from __future__ import annotations
@@ -42,14 +42,16 @@ from .blocks import (
     binary_unit,
     block_length,
     check_block,
+    check_reach,
     choose_scales,
     in_steps,
+    largest_sizes,
     layout_fields,
     per_block,
     rescale,
     scale_slack,
 )
-from .common import check_range, need, shift
+from .common import need, shift
 
 SIGNS = Kind(
     9,
@@ -92,8 +94,8 @@ def mean_signs(who: str, x: Tensor, block: int | None) -> Payload:
 def _sign_bits(x: Tensor) -> Tensor:
     """Do what torch.signbit does in a quarter of its time (on CPUs)."""
     signs = torch.empty(x.shape, dtype=torch.int8, device=x.device)
-    patterns = x.view(_PATTERNS[x.dtype]).split(_CHUNK)
-    for out, pattern in zip(signs.split(_CHUNK), patterns, strict=True):
+    patterns = torch.split(x.view(_PATTERNS[x.dtype]), _CHUNK)
+    for out, pattern in zip(torch.split(signs, _CHUNK), patterns, strict=True):
         out.copy_(pattern >> (8 * x.element_size() - 1))  # 0 or -1
     return signs.neg_().view(torch.bool)
 
@@ -102,8 +104,8 @@ def _mean_magnitude(part: Tensor) -> Tensor:
     """Mean magnitude of each row, without memory for the magnitudes of all."""
     length = part.shape[1]
     sums = [
-        torch.stack([piece.abs().sum(1) for piece in rows.split(_CHUNK, 1)])
-        for rows in part.split(max(1, _CHUNK // length))
+        torch.stack([piece.abs().sum(1) for piece in torch.split(rows, _CHUNK, 1)])
+        for rows in torch.split(part, max(1, _CHUNK // length))
     ]
     return torch.cat([s.to(torch.float64).sum(0) for s in sums]) / length
 
@@ -121,11 +123,11 @@ def mean_signs_delta(block: int | None, shape: Shape) -> float:
 
 def random_signs(who: str, x: Tensor, block: int | None, rng: Rng) -> Payload:
     """Give plus or minus the largest magnitude of the block, with the mean kept."""
-    check_range(who, check_input(who, x), 1.0 + scale_slack(block, x.numel()))
-    unit, exponent = binary_unit(x.detach())
+    unit, exponent = binary_unit(check_input(who, x))
     length = block_length(block, unit.numel())
-    tops = per_block(unit, length, lambda part: part.abs().amax(1))
+    tops = largest_sizes(unit, length)
     scales = choose_scales(tops, up=True)
+    check_reach(who, x, tops, scales)
     draws = rng.uniform(unit.numel(), unit.device)
     # Below -1 + 2 draws with the probability (1 - t) / 2, t the entry in [-1, 1].
     negative = in_steps(unit, length, scales) < draws.mul_(2.0).sub_(1.0)

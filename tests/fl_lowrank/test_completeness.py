@@ -163,6 +163,9 @@ def test_numbers_on_the_wire_never_change() -> None:
         "levels": 5,
         "lowrank": 6,
         "shrunk": 7,
+        "blocks": 8,
+        "signs": 9,
+        "binades": 10,
     } == {kind.name: kind.code for kind in KINDS.values()}
     assert [coding.value for coding in Coding] == list(range(len(Coding)))
 

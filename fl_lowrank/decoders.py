@@ -12,16 +12,20 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from . import wire
+from .compressors.blocks import BLOCKS
 from .compressors.dense import DENSE, F16, HALF, Identity
 from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
+from .compressors.natural_dithering import BINADES, NaturalDithering
 from .compressors.projected import PROJECTED, LowRankUnbiased
+from .compressors.sign import SIGNS, Sign
 from .compressors.sketch import Sketch
 from .compressors.sketch_parts import SKETCH
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
 from .compressors.tensor_train import TRAIN, TensorTrain
 from .compressors.tucker import TUCKER, Tucker
+from .compressors.uniform import Uniform
 from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
 from .errors import InputError, WireError
 from .types import Additive, Coding, Compressor, Field, Kind, Payload
@@ -41,6 +45,9 @@ DECODERS: dict[Kind, type[Compressor]] = {
     TUCKER: Tucker,
     TRAIN: TensorTrain,
     SKETCH: Sketch,
+    BLOCKS: Uniform,
+    SIGNS: Sign,
+    BINADES: NaturalDithering,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}

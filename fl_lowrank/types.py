@@ -258,6 +258,33 @@ def format_setting(value: object) -> str:
     return str(value)
 
 
+def all_finite(x: Tensor) -> bool:
+    """Whether no entry is NaN or infinite.
+
+    A finite sum has finite terms only: one fast pass is enough, unless it overflows.
+    """
+    sums = torch.float64 if x.dtype == torch.float64 else torch.float32
+    total = x.detach().sum(dtype=sums)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(x).all())
+
+
+def check_dtype(who: str, x: Tensor) -> Tensor:
+    """Refuse all but floating-point numbers; gives ``x`` back, detached.
+
+    Raises
+    ------
+    InputError
+        If ``x`` is not a floating-point tensor.
+    """
+    if x.dtype not in FLOAT_DTYPES:
+        msg = (
+            f"{who}: expected float16, bfloat16, float32 or float64, found "
+            f"{x.dtype}; integers travel through identity()"
+        )
+        raise InputError(msg)
+    return x.detach()
+
+
 def check_input(who: str, x: Tensor) -> Tensor:
     """Refuse what no lossy compressor can take; gives ``x`` back, detached.
 
@@ -266,13 +293,8 @@ def check_input(who: str, x: Tensor) -> Tensor:
     InputError
         If ``x`` is not a floating-point tensor or holds NaN or infinity.
     """
-    if x.dtype not in FLOAT_DTYPES:
-        msg = (
-            f"{who}: expected float16, bfloat16, float32 or float64, found "
-            f"{x.dtype}; integers travel through identity()"
-        )
-        raise InputError(msg)
-    if not bool(torch.isfinite(x).all()):
+    check_dtype(who, x)
+    if not all_finite(x):
         bad = int((~torch.isfinite(x)).sum())
         msg = (
             f"{who}: expected finite numbers, found {bad} NaN or infinite entries "

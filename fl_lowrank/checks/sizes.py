@@ -18,16 +18,22 @@ from ..compressors import (
     Identity,
     LowRankUnbiased,
     Natural,
+    NaturalDithering,
     NaturalStochastic,
+    Qsgd,
     RandK,
     Shrunk,
+    Sign,
     Sketch,
     SparseDithering,
     SparseDitheringUnbiased,
     TensorTrain,
+    TernGrad,
     Then,
     TopK,
     Tucker,
+    Uniform,
+    UniformStochastic,
 )
 from ..compressors.common import keep_count
 from ..compressors.lowrank import LowRank
@@ -86,6 +92,51 @@ def _(compressor: Compressor, shape: Shape, dtype: torch.dtype) -> float:
     info = torch.finfo(dtype)
     exponents = math.log2(info.max) - math.log2(info.tiny) - math.log2(info.eps) + 2
     return math.prod(shape) * (1.0 + math.log2(exponents)) / 8.0 + 4.0 * FRAME_BYTES
+
+
+def _levels_bytes(symbols: float, block: int | None, shape: Shape) -> float:
+    """Bytes of so many different symbols and of float32 scales, at most."""
+    d = math.prod(shape)
+    scales = 1 if block is None else -(-d // block)
+    return d * math.log2(symbols) / 8.0 + 4.0 * scales + FRAME_BYTES
+
+
+@byte_bound.register
+def _(compressor: Sign, shape: Shape, dtype: torch.dtype) -> float:
+    del dtype
+    return _levels_bytes(2, compressor.block, shape)
+
+
+@byte_bound.register(Uniform)
+@byte_bound.register(UniformStochastic)
+def _(
+    compressor: Uniform | UniformStochastic, shape: Shape, dtype: torch.dtype
+) -> float:
+    del dtype
+    return _levels_bytes(2.0**compressor.bits, compressor.block, shape)
+
+
+@byte_bound.register
+def _(compressor: TernGrad, shape: Shape, dtype: torch.dtype) -> float:
+    """Five trits in a byte are 1.6 bits for each; entropy coding is not worse."""
+    del dtype
+    return _levels_bytes(2.0**1.6, compressor.block, shape)
+
+
+@byte_bound.register
+def _(compressor: Qsgd, shape: Shape, dtype: torch.dtype) -> float:
+    """Whole bits for a level of either sign or zero, as if they were packed."""
+    del dtype
+    bits = (2 * compressor.levels).bit_length()
+    return _levels_bytes(2.0**bits, compressor.block, shape)
+
+
+@byte_bound.register
+def _(compressor: NaturalDithering, shape: Shape, dtype: torch.dtype) -> float:
+    """Whole bits for a level of either sign or zero, as if they were packed."""
+    del dtype
+    bits = (2 * compressor.levels).bit_length()
+    return _levels_bytes(2.0**bits, None, shape)
 
 
 @byte_bound.register

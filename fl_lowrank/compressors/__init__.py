@@ -8,13 +8,17 @@ from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
 from .lowrank import Svd
 from .natural import Natural, NaturalStochastic
+from .natural_dithering import NaturalDithering
 from .powersgd import PowerSgd
 from .projected import LowRankUnbiased
+from .qsgd import Qsgd, TernGrad
 from .rsvd import Rsvd
+from .sign import Sign
 from .sketch import Peeled, Sketch, peel
 from .sparse import RandK, TopK
 from .tensor_train import TensorTrain
 from .tucker import Tucker
+from .uniform import Uniform, UniformStochastic
 from .wrappers import BySize, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
@@ -27,6 +31,12 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         RandK,
         Natural,
         NaturalStochastic,
+        NaturalDithering,
+        Uniform,
+        UniformStochastic,
+        Qsgd,
+        TernGrad,
+        Sign,
         Svd,
         Rsvd,
         PowerSgd,
@@ -50,19 +60,25 @@ __all__ = [
     "Identity",
     "LowRankUnbiased",
     "Natural",
+    "NaturalDithering",
     "NaturalStochastic",
     "Peeled",
     "PowerSgd",
+    "Qsgd",
     "RandK",
     "Rsvd",
     "Shrunk",
+    "Sign",
     "Sketch",
     "SparseDithering",
     "SparseDitheringUnbiased",
     "Svd",
     "TensorTrain",
+    "TernGrad",
     "Then",
     "TopK",
     "Tucker",
+    "Uniform",
+    "UniformStochastic",
     "peel",
 ]

@@ -27,7 +27,7 @@ from ..types import (
     State,
     check_input,
 )
-from .common import finish, need, shifted
+from .common import finish, need, shift
 
 DENSE = Kind(0, "dense", ("values",), (Coding.RAW,), inner=("values",))
 HALF = Kind(1, "half", ("values", "exponent"), (Coding.RAW, Coding.VARINTS))
@@ -101,7 +101,7 @@ class F16(Compressor):
         work = check_input(self.name, x).reshape(-1).to(torch.float64)
         peak = float(work.abs().max()) if work.numel() else 0.0
         exponent = math.frexp(peak)[1] - 15 if peak > 0.0 else 0
-        half = shifted(work, -exponent).to(torch.float16)
+        half = shift(work, -exponent).to(torch.float16)
         fields = {
             "values": Field(Coding.RAW, half),
             "exponent": Field(Coding.VARINTS, torch.tensor([exponent])),
@@ -119,4 +119,4 @@ class F16(Compressor):
         )
         need(exponent.numel() == 1, payload, f"{exponent.numel()} exponents")
         need(-1100 < int(exponent) < 1024, payload, f"exponent {int(exponent)}")
-        return finish(payload, shifted(values.to(torch.float64), int(exponent)))
+        return finish(payload, shift(values.to(torch.float64), int(exponent)))

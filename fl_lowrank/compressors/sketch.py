@@ -70,7 +70,7 @@ from ..types import (
     State,
     check_input,
 )
-from .common import check_keep, finish, keep_count, shifted
+from .common import check_keep, finish, keep_count, shift
 from .peeling import enough_cells
 from .sketch_parts import Recovered, Sum, total
 from .sparse import largest
@@ -150,7 +150,7 @@ class Sketch(Additive):
         work = flat[kept].to(torch.float64)
         peak = float(work.abs().max()) if work.numel() else 0.0
         exponent = math.frexp(peak)[1] - self.bits if peak > 0.0 else 0
-        whole = shifted(work, -exponent).round().to(torch.int64)
+        whole = shift(work, -exponent).round().to(torch.int64)
         nonzero = whole != 0
         part = Sum.of(
             kept[nonzero],

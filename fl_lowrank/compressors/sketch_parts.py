@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import WireError
 from ..types import Coding, Field, Kind, Payload, Shape
-from .common import need, shifted
+from .common import need, shift
 from .peeling import SUB_TABLES, estimates, folded, hashed, peel
 
 SKETCH = Kind(
@@ -152,7 +152,7 @@ class Sum:
         """
         if self.cells.numel() == self.numel:
             positions = torch.arange(self.numel, device=self.cells.device)
-            unit = shifted(self.cells.to(torch.float64), self.exponent)
+            unit = shift(self.cells.to(torch.float64), self.exponent)
             return Recovered(positions, unit, positions[:0], 0)
         edges = hashed(self.support, self.cells.numel(), self.seed)
         peeling = peel(edges, self.cells)
@@ -168,7 +168,7 @@ class Sum:
         whole = torch.cat((values, self.stashed))
         return Recovered(
             torch.cat((self.support, self.stash)),
-            shifted(whole.to(torch.float64), self.exponent),
+            shift(whole.to(torch.float64), self.exponent),
             self.support[peeling.left],
             peeling.rounds,
         )

@@ -39,6 +39,15 @@ SENDERS = [
     ("sparse_dithering_unbiased(omega=0.25)", (400,), torch.float64),
     ("sketch(k=9, capacity=0.1)", (20, 21), torch.float32),
     ("sketch(fraction=0.2, bits=12)", (60,), torch.float16),
+    ("uniform(bits=4, block=50)", (12, 14), torch.float32),
+    ("uniform(bits=12, block=900)", (70,), torch.float64),
+    ("uniform(bits=1, block=20)", (90,), torch.float16),
+    ("uniform_stochastic(bits=2, block=16)", (7, 9), torch.bfloat16),
+    ("qsgd(levels=9)", (250,), torch.float32),
+    ("terngrad(block=30)", (100,), torch.float64),
+    ("natural_dithering(levels=6)", (300,), torch.float32),
+    ("sign()", (11, 13), torch.float32),
+    ("topk(fraction=0.3) >> uniform(bits=3, block=8)", (77,), torch.float32),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("lowrank_unbiased(rank=2)", (7, 9), torch.float32),
     ("lowrank_unbiased(ratio=0.3) >> natural_stochastic()", (61,), torch.float16),
@@ -170,9 +179,15 @@ def sketched(
     return body_of(shape, SKETCH, integers(*head), *parts)
 
 
+def packed(count: int, data: bytes) -> bytes:
+    """Write ``count`` bits by hand."""
+    return field(Coding.BITS, write_varint(count) + data)
+
+
 NONE, ALL = field(Coding.INDICES, b"\0"), field(Coding.INDICES, b"\1")
 DENSE, HALF, SPARSE, SEEDED, POWERS, LEVELS, LOWRANK, SHRUNK = range(8)
 SKETCH = 21
+BLOCKS, SIGNS, BINADES = 8, 9, 10
 FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "10^12 entries": (body_of((10**12,), SEEDED, integers(1), raw(1.0)), (8,)),
     "10^6 times 10^6": (body_of((10**6, 10**6), SEEDED, integers(1), raw(1.0)), (8,)),
@@ -296,6 +311,91 @@ FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
         body_of((9,), LEVELS, raw(1.0), equal_symbols(8, 2)),
         (9,),
     ),
+    "blocks: of no entries": (
+        body_of((2,), BLOCKS, integers(0, 0), raw(1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
+    "blocks: of -3 entries": (
+        body_of((2,), BLOCKS, integers(-3, 0), raw(1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
+    "blocks: longer than the tensor": (
+        body_of((2,), BLOCKS, integers(2**62, 0), raw(1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
+    "blocks: no exponent": (
+        body_of((2,), BLOCKS, integers(2), raw(1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
+    "blocks: an exponent out of range": (
+        body_of((2,), BLOCKS, integers(2, -(10**6)), raw(1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
+    "blocks: a scale is missing": (
+        body_of((5,), BLOCKS, integers(2, 0), raw(1.0, 1.0), equal_symbols(5, 1)),
+        (5,),
+    ),
+    "blocks: a scale too many": (
+        body_of((4,), BLOCKS, integers(2, 0), raw(*[1.0] * 3), equal_symbols(4, 1)),
+        (4,),
+    ),
+    "blocks: integer scales": (
+        body_of(
+            (2,),
+            BLOCKS,
+            integers(2, 0),
+            raw(1, dtype=torch.int64),
+            equal_symbols(2, 1),
+        ),
+        (2,),
+    ),
+    "blocks: a negative scale": (
+        body_of((2,), BLOCKS, integers(2, 0), raw(-1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
+    "blocks: fewer levels than entries": (
+        body_of((3,), BLOCKS, integers(3, 0), raw(1.0), equal_symbols(2, 1)),
+        (3,),
+    ),
+    "blocks: zero times infinity": (
+        body_of(
+            (2,),
+            BLOCKS,
+            integers(2, 0),
+            raw(1e300, dtype=torch.float64),
+            equal_symbols(2, 0),
+        ),
+        (2,),
+    ),
+    "signs: more than entries": (
+        body_of((3,), SIGNS, integers(3, 0), raw(1.0), packed(4, b"\5")),
+        (3,),
+    ),
+    "signs: none": (body_of((3,), SIGNS, integers(3, 0), raw(1.0), no_bits()), (3,)),
+    "signs: no scale": (
+        body_of((3,), SIGNS, integers(3, 0), raw(), packed(3, b"\5")),
+        (3,),
+    ),
+    "binades: a level that would make a huge table": (
+        body_of((2,), BINADES, integers(0), raw(1.0), equal_symbols(2, -(2**62))),
+        (2,),
+    ),
+    "binades: fewer levels than entries": (
+        body_of((2,), BINADES, integers(0), raw(1.0), equal_symbols(1, 1)),
+        (2,),
+    ),
+    "binades: two scales": (
+        body_of((2,), BINADES, integers(0), raw(1.0, 1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
+    "binades: no exponent": (
+        body_of((2,), BINADES, integers(), raw(1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
+    "binades: an exponent out of range": (
+        body_of((2,), BINADES, integers(2**40), raw(1.0), equal_symbols(2, 1)),
+        (2,),
+    ),
     "low rank: the factors differ in rank": (
         body_of((6, 6), LOWRANK, raw(*[1.0] * 12), raw(*[1.0] * 6)),
         (6, 6),
@@ -382,6 +482,22 @@ TOO_LARGE: dict[str, tuple[bytes, tuple[int, ...]]] = {
         (1,),
     ),
     "sketch: the exponent overflows": (sketched((2,), (0, 1000), NONE, 2, 1), (2,)),
+    "blocks: the scale overflows": (
+        body_of((1,), BLOCKS, integers(1, 0), raw(3e38), equal_symbols(1, 2)),
+        (1,),
+    ),
+    "blocks: the exponent overflows": (
+        body_of((1,), BLOCKS, integers(1, 1000), raw(1.0), equal_symbols(1, 2)),
+        (1,),
+    ),
+    "signs: the exponent overflows": (
+        body_of((1,), SIGNS, integers(1, 128), raw(1.0), packed(1, b"\0")),
+        (1,),
+    ),
+    "binades: the exponent overflows": (
+        body_of((1,), BINADES, integers(1000), raw(1.0), equal_symbols(1, 60)),
+        (1,),
+    ),
     "low rank: the product overflows": (
         body_of((3, 3), LOWRANK, raw(*[1e30] * 3), raw(*[1e30] * 3)),
         (3, 3),

@@ -167,6 +167,9 @@ def test_numbers_on_the_wire_never_change() -> None:
         "tucker": 19,
         "train": 20,
         "sketch": 21,
+        "blocks": 8,
+        "signs": 9,
+        "binades": 10,
     } == {kind.name: kind.code for kind in KINDS.values()}
     assert [coding.value for coding in Coding] == list(range(len(Coding)))
 

@@ -1,0 +1,183 @@
+"""One bit an entry: its sign, times the mean magnitude of its block.
+
+References
+----------
+S. P. Karimireddy, Q. Rebjock, S. U. Stich, M. Jaggi, "Error Feedback Fixes SignSGD and
+other Gradient Compression Schemes", ICML 2019, arXiv 1901.09847 (the scaled sign).
+A. T. Suresh, F. X. Yu, S. Kumar, H. B. McMahan, "Distributed Mean Estimation with
+Limited Communication", ICML 2017, arXiv 1611.00429 (one random bit an entry).
+
+Differences: the sign of an entry is its sign bit, also for zero, so that one bit is
+enough; the bound allows for that. Blocks may have scales of their own. Scales are
+rounded down, so that no message is longer than its input.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..linalg import working_dtype
+from ..rng import Rng
+from ..types import (
+    Coding,
+    Compressor,
+    Contractive,
+    Field,
+    Guarantee,
+    Kind,
+    Payload,
+    Shape,
+    State,
+    all_finite,
+    check_dtype,
+    check_input,
+)
+from .blocks import (
+    Scales,
+    binary_unit,
+    block_length,
+    check_block,
+    check_reach,
+    choose_scales,
+    in_steps,
+    largest_sizes,
+    layout_fields,
+    per_block,
+    rescale,
+    scale_slack,
+)
+from .common import need, shift
+
+SIGNS = Kind(
+    9,
+    "signs",
+    ("layout", "scales", "negative"),
+    (Coding.VARINTS, Coding.RAW, Coding.BITS),
+)
+
+_CHUNK = 1 << 18  # entries handled at a time: scratch memory stays in the cache
+_PATTERNS = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+
+
+def _payload(
+    x: Tensor, block: int, scales: Scales, exponent: int, negative: Tensor
+) -> Payload:
+    fields = layout_fields(block, scales, exponent)
+    fields["negative"] = Field(Coding.BITS, negative)
+    return Payload(SIGNS, tuple(x.shape), x.dtype, fields)
+
+
+def mean_signs(who: str, x: Tensor, block: int | None) -> Payload:
+    """Signs, with the mean magnitude of each block."""
+    flat = check_dtype(who, x).reshape(-1)
+    work, exponent = flat.to(working_dtype(x.dtype)), 0
+    length = block_length(block, flat.numel())
+    means = per_block(work, length, _mean_magnitude)
+    negative = _sign_bits(flat)
+    if not all_finite(means):  # a sum of huge numbers, if not worse
+        check_input(who, x)
+        exponent = 64
+        means = per_block(shift(work, -exponent), length, _mean_magnitude)
+    return _payload(x, length, choose_scales(means, up=False), exponent, negative)
+
+
+def _sign_bits(x: Tensor) -> Tensor:
+    """Do what torch.signbit does in a quarter of its time (on CPUs)."""
+    signs = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    patterns = torch.split(x.view(_PATTERNS[x.dtype]), _CHUNK)
+    for out, pattern in zip(torch.split(signs, _CHUNK), patterns, strict=True):
+        out.copy_(pattern >> (8 * x.element_size() - 1))  # 0 or -1
+    return signs.neg_().view(torch.bool)
+
+
+def _mean_magnitude(part: Tensor) -> Tensor:
+    """Mean magnitude of each row, without memory for the magnitudes of all."""
+    length = part.shape[1]
+    sums = [
+        torch.stack([piece.abs().sum(1) for piece in torch.split(rows, _CHUNK, 1)])
+        for rows in torch.split(part, max(1, _CHUNK // length))
+    ]
+    return torch.cat([s.to(torch.float64).sum(0) for s in sums]) / length
+
+
+def mean_signs_delta(block: int | None, shape: Shape) -> float:
+    """``1/m`` for blocks of m, less the rounding of their scales.
+
+    ``|c sign(x) - x|^2 = |x|^2 - 2 c |x|_1 + c^2 m`` also where entries are zero.
+    With ``c = (1 - e) |x|_1 / m`` that is ``|x|^2 - (1 - e^2) |x|_1^2 / m``, and
+    ``|x|_1 >= |x|``.
+    """
+    d = math.prod(shape)
+    return (1.0 - scale_slack(block, d) ** 2) / block_length(block, d)
+
+
+def random_signs(who: str, x: Tensor, block: int | None, rng: Rng) -> Payload:
+    """Give plus or minus the largest magnitude of the block, with the mean kept."""
+    unit, exponent = binary_unit(check_input(who, x))
+    length = block_length(block, unit.numel())
+    tops = largest_sizes(unit, length)
+    scales = choose_scales(tops, up=True)
+    check_reach(who, x, tops, scales)
+    draws = rng.uniform(unit.numel(), unit.device)
+    # Below -1 + 2 draws with the probability (1 - t) / 2, t the entry in [-1, 1].
+    negative = in_steps(unit, length, scales) < draws.mul_(2.0).sub_(1.0)
+    return _payload(x, length, scales, exponent, negative)
+
+
+def random_signs_zeta(block: int | None, shape: Shape) -> float:
+    """``m`` for blocks of m, attained by a single entry; and rounding of scales."""
+    d = math.prod(shape)
+    return block_length(block, d) * (1.0 + scale_slack(block, d)) ** 2
+
+
+@dataclass(frozen=True)
+class Sign(Compressor):
+    """Send the signs, and the mean magnitude ``|x|_1 / d``.
+
+    Guarantee: ``Contractive(1 / d)``, attained by a single entry; on an input x the
+    error is ``1 - |x|_1^2 / (d |x|^2)``, for Gaussian data ``1 - 2 / pi = 0.36``. With
+    blocks of m the same with m for d, less 2^-20 of it for scales in float16. Zeros
+    become plus the mean magnitude (negative ones minus), except in blocks of zeros.
+    Wire cost: one bit an entry, and 32 for the scale (16 for each block).
+
+    Parameters
+    ----------
+    block : int, optional
+        Entries that share a scale; all of them by default.
+    """
+
+    name: ClassVar[str] = "sign"
+    norm_nonincreasing: ClassVar[bool] = True
+
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        check_block(self.name, self.block)
+
+    def guarantee(self, shape: Shape) -> Guarantee:
+        """Karimireddy et al. (2019), lemma 8 with the density at its least."""
+        return Contractive(mean_signs_delta(self.block, shape))
+
+    def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
+        """Pack the signs."""
+        del rng
+        return mean_signs(self.name, x, self.block), state
+
+    @staticmethod
+    def decode(payload: Payload) -> Tensor:
+        """Give every scale its sign."""
+        negative = payload.tensor("negative")
+        need(negative.numel() == payload.numel, payload, f"{negative.numel()} signs")
+        # Bytes are the fast way from booleans to numbers.
+        signs = 1 - 2 * negative.view(torch.int8)
+        return rescale(payload, signs.to(working_dtype(payload.dtype)))

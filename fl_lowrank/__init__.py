@@ -13,11 +13,15 @@
 
 from __future__ import annotations
 
-from . import envelope, errors, feedback, rng
+from . import envelope, errors, feedback, importance, rng
 from .compressors import (
     F16,
     BySize,
     Identity,
+    MdGreedy,
+    MdGreedyWeighted,
+    MdStochastic,
+    MdWeightedGreedy,
     Natural,
     NaturalStochastic,
     PowerSgd,
@@ -54,6 +58,10 @@ __all__ = [
     "Exact",
     "Guarantee",
     "Identity",
+    "MdGreedy",
+    "MdGreedyWeighted",
+    "MdStochastic",
+    "MdWeightedGreedy",
     "ModelCodec",
     "Natural",
     "NaturalStochastic",
@@ -75,6 +83,7 @@ __all__ = [
     "envelope",
     "errors",
     "feedback",
+    "importance",
     "pack",
     "parse",
     "parse_rules",

@@ -33,6 +33,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("rng",),
     ("types",),
     ("linalg", "shapes", "codecs"),
+    ("importance",),
     ("framing",),
     ("wire", "envelope"),
     ("compressors",),

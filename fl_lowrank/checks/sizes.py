@@ -26,6 +26,7 @@ from ..compressors import (
     TopK,
 )
 from ..compressors.common import keep_count
+from ..compressors.importance_operators import ByImportance
 from ..compressors.lowrank import LowRank
 from ..types import Compressor, Exact, Shape
 from .examples import examples, fresh, require, rng_for
@@ -99,6 +100,7 @@ def _(compressor: SparseDitheringUnbiased, shape: Shape, dtype: torch.dtype) -> 
 
 @byte_bound.register(Identity)
 @byte_bound.register(TopK)
+@byte_bound.register(ByImportance)
 @byte_bound.register(RandK)
 @byte_bound.register(LowRank)
 def _(compressor: Compressor, shape: Shape, dtype: torch.dtype) -> float:
@@ -126,7 +128,7 @@ def _(compressor: BySize, shape: Shape, dtype: torch.dtype) -> float:
 
 def _positions(compressor: Compressor, shape: Shape) -> float:
     """Bytes that say which entries are sent: within 1% and 16 of an ideal code."""
-    if not isinstance(compressor, TopK):
+    if not isinstance(compressor, TopK | ByImportance):
         return 16.0
     d = math.prod(shape)
     k = keep_count(compressor.fraction, compressor.k, d)

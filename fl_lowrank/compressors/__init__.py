@@ -5,6 +5,8 @@ from __future__ import annotations
 from ..types import Compressor
 from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
+from .importance_operators import MdGreedy, MdGreedyWeighted, MdWeightedGreedy
+from .importance_sampling import MdStochastic
 from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
 from .sparse import RandK, TopK
@@ -25,6 +27,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         PowerSgd,
         SparseDithering,
         SparseDitheringUnbiased,
+        MdStochastic,
+        MdGreedy,
+        MdGreedyWeighted,
+        MdWeightedGreedy,
         Shrunk,
         BySize,
     )
@@ -35,6 +41,10 @@ __all__ = [
     "F16",
     "BySize",
     "Identity",
+    "MdGreedy",
+    "MdGreedyWeighted",
+    "MdStochastic",
+    "MdWeightedGreedy",
     "Natural",
     "NaturalStochastic",
     "PowerSgd",

@@ -167,7 +167,9 @@ class _Solver:
         """Give grad phi for each block, with one call."""
         weights = self._weights(points)
         moved = {n: self.x[n].to(u) + weights[n] * u for n, u in self.step.items()}
-        found = self.gradient(dict(self.x) | moved)
+        # Copies: a normalisation layer would change its statistics in place.
+        rest = {n: x.clone() for n, x in self.x.items() if n not in self.step}
+        found = self.gradient(rest | moved)
         for name, u in self.step.items():
             if name not in found or found[name].shape != u.shape:
                 there = tuple(found[name].shape) if name in found else "nothing"

@@ -83,7 +83,7 @@ class MdStochastic(ByImportance):
         if k == d:
             return torch.arange(d, device=x.device), torch.ones_like(weights)
         chances = (1.0 - self.uniform) * inclusion(weights, k) + self.uniform * k / d
-        shuffled = torch.argsort(order.bits32(d, x.device), stable=True)
+        shuffled = torch.argsort(order.bits32(d, x.device))
         ends = torch.cumsum(chances[shuffled], 0)
         ends = ends * (k / ends[-1])  # rounding must not add an entry
         start = (rng.child("start").key >> 11) * 2.0**-53

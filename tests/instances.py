@@ -52,7 +52,7 @@ INSTANCES: tuple[Compressor, ...] = (
     MdGreedy(fraction=0.1, scale="paper"),
     MdGreedyWeighted(k=7),
     MdGreedyWeighted(fraction=0.1, scale="paper"),
-    MdWeightedGreedy(fraction=0.1, steps=4),
+    MdWeightedGreedy(fraction=0.1, steps=4, limit=2.0),
     MdWeightedGreedy(fraction=1.0),
     MdWeightedGreedy(fraction=0.1, scale="paper"),
     Shrunk(MdStochastic(fraction=0.25)),

@@ -90,12 +90,14 @@ def test_each_operator_by_its_definition() -> None:
         return send(text, x, state=state).tolist()
 
     assert sent("md_greedy(k=2)") == [1.0, 0.0, 0.0, 0.5, 0.0]
-    # weights 3 and 2, mean 2.5
+    # factors 3 and 2 over their mean 2.5
     expected = pytest.approx([1.2, 0.0, 0.0, 0.4, 0.0])
     assert sent("md_greedy_weighted(k=2)") == expected
     # |w x| = 3, 2, 3, 1, 2: weights 3 and 1, mean 2
     expected = pytest.approx([1.5, 0.0, 1.5, 0.0, 0.0])
     assert sent("md_weighted_greedy(k=2)") == expected
+    expected = pytest.approx([1.25, 0.0, 2.25, 0.0, 0.0])
+    assert sent("md_weighted_greedy(k=2, limit=1.25)") == expected
     # the slides: d / k = 2.5, weights over their sum 6.75
     assert sent('md_greedy(k=2, scale="paper")') == [2.5, 0.0, 0.0, 1.25, 0.0]
     factor = 2.5 / 6.75
@@ -230,10 +232,44 @@ def test_in_the_cube_of_the_thesis_enough_is_kept() -> None:
             w = w.round()
         x = (1.0 / w) * normal(D, key).sign() if key % 2 else normal(D, key)
         for k in (1, 8, 100):
-            y = send(MdWeightedGreedy(k=k), x.double(), state=weighing(w))
+            y = send(MdWeightedGreedy(k=k, limit=2.0), x.double(), state=weighing(w))
             kept = float(y.square().sum() / x.double().square().sum()) * D / k
             worst = min(worst, kept)
     assert 0.25 <= worst < 1.0
+
+
+@pytest.mark.parametrize("cls", GREEDY)
+def test_the_error_is_never_longer_than_x(cls: type[ByImportance]) -> None:
+    """Error feedback would blow it up; without a limit it is much longer."""
+    x = normal(key=3).double()
+    worst = 0.0
+    for weights in kinds_of_weights().values():
+        state = weighing(weights)
+        for k in (1, 20, 390):
+            assert error(x, send(cls(k=k), x, state=state)) <= 1.0 + 1e-12
+            if cls is not MdGreedy:
+                raw = cls(k=k, limit=1e9)
+                worst = max(worst, error(x, send(raw, x, state=state)))
+    assert worst > 2.0 or cls is MdGreedy
+
+
+def longest_memory(compressor: ByImportance, turns: int) -> float:
+    """The same update again and again, with weights that favour the memory."""
+    update, weights = normal(key=4), 0.05 + normal(key=5).abs() ** 3
+    memory, longest = torch.zeros(D), 0.0
+    for turn in range(turns):
+        total = memory + update
+        memory = total - drawn(compressor, total, weights * total.abs(), turn)
+        longest = max(longest, float(memory.norm() / update.norm()))
+    return longest
+
+
+@pytest.mark.parametrize("cls", GREEDY)
+def test_error_feedback_keeps_its_memory_small(cls: type[ByImportance]) -> None:
+    """Less than half of all updates; without a limit it explodes."""
+    assert longest_memory(cls(k=80), 60) < 30.0
+    if cls is not MdGreedy:
+        assert longest_memory(cls(k=80, limit=1e9), 10) > 1e6
 
 
 @pytest.mark.parametrize("cls", [MdStochastic, *GREEDY])
@@ -271,6 +307,9 @@ def test_entries_that_would_overflow_are_refused() -> None:
     weights = torch.full((D,), 1e-3)
     weights[:2] = 1.0
     x = torch.full((D,), 50000.0, dtype=torch.float16)
+    assert float(
+        send(MdWeightedGreedy(k=1), x, state=weighing(weights)).max()
+    ) == float(x[0])
     with pytest.raises(InputError, match=r"do not fit torch\.float16"):
         send(MdWeightedGreedy(k=100), x, state=weighing(weights))
 
@@ -293,6 +332,7 @@ def test_impossible_settings() -> None:
         'md_greedy(k=1, scale="slides")',
         "md_greedy(k=1, refresh=0)",
         "md_greedy(k=1, steps=1)",
+        "md_greedy_weighted(k=1, limit=0.9)",
         "md_stochastic(k=1, uniform=0.0)",
         "md_stochastic(k=1, uniform=1.5)",
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from logging import WARNING
 
 import torch
@@ -23,13 +24,22 @@ from torch import Tensor
 
 import fl_lowrank
 from fl_lowrank import feedback as feedbacks
-from fl_lowrank.envelope import EVALUATE, HELLO, REQUEST_KEY, STYPE, Reply, Request
+from fl_lowrank.envelope import (
+    EVALUATE,
+    GRADIENTS_KEY,
+    HELLO,
+    REQUEST_KEY,
+    STYPE,
+    Reply,
+    Request,
+)
 from fl_lowrank.errors import CompressionError, InputError, ProtocolError
 from fl_lowrank.model import ModelCodec, layout_of
 from fl_lowrank.rng import Rng
 from fl_lowrank.updates import MAX_NUM_EXAMPLES, split_layout, weighted_update
 
 from . import storage, turns
+from .importance import GradientFn, Weighing
 
 _EXACT = ModelCodec("*: identity()")
 
@@ -52,7 +62,20 @@ class CompressionMod:
     A request that cannot be served (older than one already seen, unknown compressor,
     an update that is not finite, arrays of other names or shapes than received) is
     answered with an error that says why; the server goes on without it.
+
+    Parameters
+    ----------
+    gradient : callable, optional
+        Needed by importance compressors (``md_...``) alone. ``gradient(parameters,
+        message, context)`` gives the gradient of the local loss at ``parameters``, all
+        arrays of the model as tensors, in a dict with at least the trained ones; the
+        message is the request that is answered. It must use the same samples whenever
+        it is called with one message. How often it was called is in the reply's
+        metrics, under ``extra-gradients``.
     """
+
+    def __init__(self, gradient: GradientFn | None = None) -> None:
+        self.gradient = gradient
 
     def __call__(
         self, message: Message, context: Context, call_next: ClientAppCallable
@@ -65,7 +88,7 @@ class CompressionMod:
             request = Request.unpack(data)
             if request.purpose == HELLO:
                 return _introduce(message, context)
-            return _serve(message, context, call_next, request)
+            return _serve(message, context, call_next, request, self.gradient)
         except CompressionError as error:
             log(WARNING, "CompressionMod: %s", error)
             reason = f"CompressionMod: {error}"
@@ -88,7 +111,11 @@ def _introduce(message: Message, context: Context) -> Message:
 
 
 def _serve(
-    message: Message, context: Context, call_next: ClientAppCallable, request: Request
+    message: Message,
+    context: Context,
+    call_next: ClientAppCallable,
+    request: Request,
+    gradient: GradientFn | None,
 ) -> Message:
     """Settle the memory; then train and compress, or evaluate."""
     feedback = feedbacks.named(request.feedback)
@@ -100,6 +127,7 @@ def _serve(
         storage.save(context, memory)
         return call_next(message, context)
     codec = ModelCodec(request.codec)  # a bad text fails before an hour of training
+    weighing = Weighing(codec.importance(lossy), gradient, message, context)
     reply = call_next(message, context)
     if reply.has_error():
         return reply
@@ -109,8 +137,10 @@ def _serve(
     factor = _num_examples(reply, request.weight_key) / request.scale
     update = weighted_update(received, trained, lossy, factor)
     _check_finite(update)
+    model = trained | {name: received[name] for name in lossy}
+    renew = partial(weighing.renew, model, factor)
     memory, turn, payload = turns.take_turn(
-        memory, update, feedback, codec, Rng(request.draws)
+        memory, update, feedback, codec, Rng(request.draws), renew
     )
     buffers, _ = _EXACT.encode({name: trained[name] for name in exact}, {}, Rng(0))
     answer = Reply(
@@ -126,6 +156,9 @@ def _serve(
     )
     storage.save(context, memory)
     _replace_arrays(reply, answer.pack())
+    if weighing.needs:
+        (metrics,) = reply.content.metric_records.values()
+        metrics[GRADIENTS_KEY] = weighing.num_gradients
     return reply
 
 

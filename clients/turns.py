@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -18,6 +20,11 @@ from fl_lowrank.errors import ProtocolError
 from fl_lowrank.feedback import Feedback
 from fl_lowrank.model import Layout, ModelCodec
 from fl_lowrank.rng import Rng
+from fl_lowrank.types import State
+
+#: Gives a state with renewed importance weights, for what is about to be sent and what
+#: the receiver has of it already.
+Renew: TypeAlias = Callable[[State, Mapping[str, Tensor], Mapping[str, Tensor]], State]
 
 #: After so many turns in a row that did not arrive, a remembered error is stale.
 STALE_AFTER = 3
@@ -42,7 +49,7 @@ class Memory:
     gave_up : bool
         An error was given up, and no reply that says so has arrived yet.
     codec : dict
-        State of the compressors (warm starts).
+        State of the compressors (warm starts, importance weights).
     """
 
     fid: bytes
@@ -133,8 +140,12 @@ def take_turn(
     feedback: Feedback,
     codec: ModelCodec,
     rng: Rng,
+    renew: Renew,
 ) -> tuple[Memory, int, bytes]:
     """Encode an update: the memory to save, the turn's id and its payload.
+
+    Renewed weights are part of the memory that is given: if that is not saved, they
+    are as they were.
 
     Raises
     ------
@@ -143,7 +154,8 @@ def take_turn(
     """
     tensors = memory.tensors or feedback.init(update)
     under_way, to_send = feedback.prepare(tensors, update)
-    payload, state = codec.encode(to_send, memory.codec, rng)
+    state = renew(memory.codec, to_send, under_way if feedback.has_share else {})
+    payload, state = codec.encode(to_send, state, rng)
     turn = new_turn()
     pending = (turn, payload) if feedback.has_memory else None
     after = replace(memory, tensors=under_way, pending=pending, codec=state)

@@ -13,13 +13,17 @@
 
 from __future__ import annotations
 
-from . import envelope, errors, feedback, rng
+from . import envelope, errors, feedback, importance, rng
 from .compressors import (
     F16,
     Atomo,
     BySize,
     Identity,
     LowRankUnbiased,
+    MdGreedy,
+    MdGreedyWeighted,
+    MdStochastic,
+    MdWeightedGreedy,
     Natural,
     NaturalDithering,
     NaturalStochastic,
@@ -71,6 +75,10 @@ __all__ = [
     "Guarantee",
     "Identity",
     "LowRankUnbiased",
+    "MdGreedy",
+    "MdGreedyWeighted",
+    "MdStochastic",
+    "MdWeightedGreedy",
     "ModelCodec",
     "Natural",
     "NaturalDithering",
@@ -103,6 +111,7 @@ __all__ = [
     "envelope",
     "errors",
     "feedback",
+    "importance",
     "pack",
     "parse",
     "parse_rules",

@@ -27,6 +27,8 @@ from .errors import SettingError, VersionError, WireError
 STYPE = "fl-lowrank/1"
 #: Key of the request's bytes in the message's ConfigRecord.
 REQUEST_KEY = "fl-lowrank"
+#: Metric of a reply: gradients that were taken to find importance weights.
+GRADIENTS_KEY = "extra-gradients"
 VERSION = 1
 
 Ticket: TypeAlias = tuple[int, int]

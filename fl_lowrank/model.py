@@ -26,11 +26,19 @@ from . import decoders, wire
 from .codecs import bits
 from .codecs.varint import write_varint
 from .compressors import F16, Identity
-from .errors import CompressionError, SpecError, WireError
+from .errors import CompressionError, SettingError, SpecError, WireError
 from .framing import Reader, open_sealed, seal
 from .rng import Rng
 from .spec import Rule, parse_rules
-from .types import Compressor, Exact, Guarantee, Payload, State, weakest
+from .types import (
+    Compressor,
+    Exact,
+    Guarantee,
+    Importance,
+    Payload,
+    State,
+    weakest,
+)
 from .wire import TensorLayout
 
 #: Tensors of at most so many entries may be merged.
@@ -130,6 +138,30 @@ class ModelCodec:
             for group in self.groups(layout)
             for key, value in group.compressor.init(group.layout.shape).items()
         }
+
+    def importance(self, layout: Layout) -> dict[str, Importance]:
+        """Say which tensors need importance weights, and where the state holds them.
+
+        Raises
+        ------
+        SettingError
+            If a compressor that needs them is inside one that changes the entries.
+        """
+        found = {}
+        for group in self.groups(layout):
+            (first, *_), shape = group.names, group.layout.shape
+            part = group.compressor.importance(shape)
+            names = {key for key in group.compressor.init(shape) if _holds_weights(key)}
+            if names != ({part.weights} if part else set()):
+                msg = (
+                    f"tensor {first!r}: importance weights of its entries are of no "
+                    f"use inside {group.compressor}; use md_... itself, or on the "
+                    "left of >>"
+                )
+                raise SettingError(msg)
+            if part is not None:
+                found[first] = part.inside(f"{first}/")
+        return found
 
     def encode(
         self, update: Mapping[str, Tensor], state: State, rng: Rng
@@ -263,6 +295,11 @@ def _joint_layout(names: Sequence[str], layout: Layout) -> TensorLayout:
         msg = f"model: {names[0]!r} is merged with tensors of another dtype"
         raise WireError(msg)
     return TensorLayout((sum(layout[name].numel for name in names),), first.dtype)
+
+
+def _holds_weights(key: str) -> bool:
+    """Whether this name in a state is that of importance weights, at any depth."""
+    return key.rpartition(".")[2] == Importance().weights
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:

@@ -173,6 +173,29 @@ def weakest(guarantees: Iterable[Guarantee]) -> Guarantee:
     return Contractive(delta)
 
 
+@dataclass(frozen=True)
+class Importance:
+    """Where a state holds importance weights, and what renewing them may cost.
+
+    Attributes
+    ----------
+    weights : str
+        Name of the weights in the state: flat, one for each entry of the input.
+    age : str
+        Name of the number of messages since the weights were due; they are due at 0.
+    steps : int
+        Gradients that may be taken to renew them.
+    """
+
+    weights: str = "weights"
+    age: str = "age"
+    steps: int = 10
+
+    def inside(self, prefix: str) -> Importance:
+        """Give the same, in a state that holds this one under a prefix."""
+        return Importance(prefix + self.weights, prefix + self.age, self.steps)
+
+
 class Compressor(ABC):
     """A pure lossy map with a declared guarantee.
 
@@ -227,6 +250,11 @@ class Compressor(ABC):
         each part handed on; ``unbiased`` says whether its mean is exact.
         """
         del shape, error, unbiased
+        return None
+
+    def importance(self, shape: Shape) -> Importance | None:
+        """Say where the state holds importance weights; most need none."""
+        del shape
         return None
 
     @classmethod

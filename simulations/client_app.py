@@ -1,12 +1,13 @@
 """The ClientApp: a client's share of the data, local SGD, local evaluation.
 
-It knows nothing of compression but the mod in its list.
+It knows nothing of compression but the mod in its list, which may ask for gradients.
 """
 
 from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -20,12 +21,46 @@ from clients import CompressionMod
 from .config import Settings
 from .data import Partitioning, load_dataset, partition_dataset
 from .models import build_model
-from .training import evaluate, train_locally
-
-app = ClientApp(mods=[CompressionMod()])
+from .training import evaluate, loss_gradient, train_locally
 
 # The share of a client's samples that it does not train on.
 _HELD_OUT = 0.1
+# Samples of a client that its importance weights are found on; each solution takes
+# several gradients.
+_GRADIENT_SAMPLES = 256
+
+
+def local_gradient(
+    parameters: dict[str, Tensor], msg: Message, context: Context
+) -> dict[str, Tensor]:
+    """Differentiate the client's loss, for compressors with importance weights.
+
+    Parameters
+    ----------
+    parameters : dict[str, Tensor]
+        Where; all arrays of the model.
+    msg : Message
+        The training request, with `server-round` in its config.
+    context : Context
+        As of `train`.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        Gradients on up to 256 samples, which the round decides.
+    """
+    settings = Settings.from_run_config(context.run_config)
+    partition = int(context.node_config["partition-id"])
+    server_round = cast(int, msg.content.config_records["config"]["server-round"])
+    x, y = _samples(settings, context, held_out=False)
+    generator = torch.Generator()
+    generator.manual_seed(_seed(settings.seed, partition, server_round))
+    drawn = torch.randperm(len(y), generator=generator)[:_GRADIENT_SAMPLES]
+    drawn = drawn.to(y.device)
+    return loss_gradient(_model(settings, parameters), x[drawn], y[drawn])
+
+
+app = ClientApp(mods=[CompressionMod(gradient=local_gradient)])
 
 
 @app.train()
@@ -122,11 +157,15 @@ def _partition(
 
 
 def _received_model(settings: Settings, msg: Message) -> nn.Module:
+    return _model(settings, msg.content.array_records["arrays"].to_torch_state_dict())
+
+
+def _model(settings: Settings, state: Mapping[str, Tensor]) -> nn.Module:
     data = load_dataset(settings.dataset, settings.train_samples)
     model = build_model(
         settings.model, data.sample_shape, data.num_classes, settings.seed
     )
-    model.load_state_dict(msg.content.array_records["arrays"].to_torch_state_dict())
+    model.load_state_dict(state)
     return model.to(_device())
 
 

@@ -61,6 +61,28 @@ def train_locally(
     return float(torch.stack(losses).mean())
 
 
+def loss_gradient(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Differentiate the mean cross-entropy over all samples at once.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left in training mode, as it is trained.
+    x, y : Tensor
+        Samples and labels, on the model's device.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        By the names of the model's parameters.
+    """
+    model.train()
+    x = _channels_last(model, x)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    loss = functional.cross_entropy(model(x), y)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     """Measure loss and accuracy.

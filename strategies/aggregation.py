@@ -102,6 +102,7 @@ class Round:
             decoded.append(Decoded(incoming, update, buffers))
             ledger.add_seconds(self.number, "encode", incoming.reply.encode_seconds)
             ledger.add_seconds(self.number, "decode", time.perf_counter() - begin)
+            ledger.add_gradients(self.number, reading.extra_gradients(incoming.message))
         return decoded
 
     def average(

@@ -39,6 +39,7 @@ class Ledger:
     entries: list[Entry] = field(default_factory=list)
     seconds: dict[int, dict[str, float]] = field(default_factory=dict)
     dropped: dict[int, int] = field(default_factory=dict)
+    gradients: dict[int, int] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         """Note a message."""
@@ -48,6 +49,10 @@ class Ledger:
         """Note time spent encoding (all clients together) or decoding."""
         times = self.seconds.setdefault(round_, {})
         times[what] = times.get(what, 0.0) + seconds
+
+    def add_gradients(self, round_: int, count: int) -> None:
+        """Note gradients that a client took to find importance weights."""
+        self.gradients[round_] = self.gradients.get(round_, 0) + count
 
     def add_dropped(self, round_: int) -> None:
         """Note a reply that could not be used."""
@@ -72,7 +77,8 @@ class Ledger:
         """Give the totals of one round.
 
         ``bytes_up``, ``bytes_down`` are of training, ``bytes_up_dense`` is what the
-        same replies take as float32; times are in seconds.
+        same replies take as float32; times are in seconds; ``extra_gradients`` were
+        taken by clients to find importance weights.
         """
         entries = [e for e in self.entries if e.round == round_]
         times = self.seconds.get(round_, {})
@@ -86,6 +92,7 @@ class Ledger:
             "bytes_up_dense": sum(e.dense_bytes for e in replies),
             "encode_seconds": times.get("encode", 0.0),
             "decode_seconds": times.get("decode", 0.0),
+            "extra_gradients": self.gradients.get(round_, 0),
             "num_replies": len(replies),
             "dropped": self.dropped.get(round_, 0),
         }

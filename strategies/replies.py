@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from torch import Tensor
 
-from fl_lowrank.envelope import STYPE, Reply
+from fl_lowrank.envelope import GRADIENTS_KEY, STYPE, Reply
 from fl_lowrank.errors import WireError
 from fl_lowrank.model import Layout, ModelCodec
 from fl_lowrank.updates import MAX_NUM_EXAMPLES
@@ -89,6 +89,15 @@ def num_examples(message: Message, weight_key: str) -> float:
         f"found {len(records)} records and {value!r}"
     )
     raise WireError(msg)
+
+
+def extra_gradients(message: Message) -> int:
+    """Read how many gradients importance weights took; 0 unless it is such a number."""
+    for record in message.content.metric_records.values():
+        value = record.get(GRADIENTS_KEY)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 0
 
 
 def decode(

@@ -34,6 +34,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("linalg", "shapes", "codecs", "topology"),
     ("mixing",),
+    ("linalg", "shapes", "codecs"),
+    ("importance",),
     ("framing",),
     ("wire", "envelope"),
     ("compressors",),

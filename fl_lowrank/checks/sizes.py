@@ -36,6 +36,7 @@ from ..compressors import (
     UniformStochastic,
 )
 from ..compressors.common import keep_count
+from ..compressors.importance_operators import ByImportance
 from ..compressors.lowrank import LowRank
 from ..types import Compressor, Exact, Shape
 from .examples import examples, fresh, require, rng_for
@@ -154,6 +155,7 @@ def _(compressor: SparseDitheringUnbiased, shape: Shape, dtype: torch.dtype) -> 
 
 @byte_bound.register(Identity)
 @byte_bound.register(TopK)
+@byte_bound.register(ByImportance)
 @byte_bound.register(RandK)
 @byte_bound.register(LowRank)
 @byte_bound.register(LowRankUnbiased)
@@ -195,7 +197,7 @@ def _(compressor: BySize, shape: Shape, dtype: torch.dtype) -> float:
 
 def _positions(compressor: Compressor, shape: Shape) -> float:
     """Bytes that say which entries are sent: within 1% and 16 of an ideal code."""
-    if not isinstance(compressor, TopK):
+    if not isinstance(compressor, TopK | ByImportance):
         return 16.0
     d = math.prod(shape)
     k = keep_count(compressor.fraction, compressor.k, d)

@@ -6,6 +6,8 @@ from ..types import Compressor
 from .atomo import Atomo
 from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
+from .importance_operators import MdGreedy, MdGreedyWeighted, MdWeightedGreedy
+from .importance_sampling import MdStochastic
 from .lowrank import Svd
 from .natural import Natural, NaturalStochastic
 from .natural_dithering import NaturalDithering
@@ -47,6 +49,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         SparseDithering,
         SparseDitheringUnbiased,
         Sketch,
+        MdStochastic,
+        MdGreedy,
+        MdGreedyWeighted,
+        MdWeightedGreedy,
         Shrunk,
         BySize,
     )
@@ -59,6 +65,10 @@ __all__ = [
     "BySize",
     "Identity",
     "LowRankUnbiased",
+    "MdGreedy",
+    "MdGreedyWeighted",
+    "MdStochastic",
+    "MdWeightedGreedy",
     "Natural",
     "NaturalDithering",
     "NaturalStochastic",

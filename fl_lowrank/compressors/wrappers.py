@@ -18,6 +18,7 @@ from ..types import (
     Exact,
     Field,
     Guarantee,
+    Importance,
     Kind,
     NoGuarantee,
     Payload,
@@ -95,6 +96,11 @@ class Then(Compressor):
                 state[f"inner{i}.{key}"] = value
         return state
 
+    def importance(self, shape: Shape) -> Importance | None:
+        """Weights of the outer one; the entries that the inner one sees change."""
+        found = self.outer.importance(shape)
+        return None if found is None else found.inside("outer.")
+
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Encode with ``outer``, then replace its real numbers by payloads."""
         payload, outer = self.outer.encode(x, _sub(state, "outer."), rng)
@@ -167,6 +173,10 @@ class Shrunk(Compressor):
         """State of the inner compressor."""
         return self.inner.init(shape)
 
+    def importance(self, shape: Shape) -> Importance | None:
+        """Weights of the inner compressor."""
+        return self.inner.importance(shape)
+
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Send the inner payload and the factor."""
         factor = 1.0 / self._zeta(tuple(x.shape))
@@ -229,6 +239,10 @@ class BySize(Compressor):
     def init(self, shape: Shape) -> State:
         """State of the chosen one."""
         return self.choose(shape).init(shape)
+
+    def importance(self, shape: Shape) -> Importance | None:
+        """Weights of the chosen one."""
+        return self.choose(shape).importance(shape)
 
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Encode with the chosen one."""

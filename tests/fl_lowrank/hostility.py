@@ -48,6 +48,8 @@ SENDERS = [
     ("natural_dithering(levels=6)", (300,), torch.float32),
     ("sign()", (11, 13), torch.float32),
     ("topk(fraction=0.3) >> uniform(bits=3, block=8)", (77,), torch.float32),
+    ("md_stochastic(fraction=0.2)", (12, 9), torch.float32),
+    ("md_weighted_greedy(k=20) >> natural()", (130,), torch.float32),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("lowrank_unbiased(rank=2)", (7, 9), torch.float32),
     ("lowrank_unbiased(ratio=0.3) >> natural_stochastic()", (61,), torch.float16),

@@ -89,6 +89,26 @@ def test_runs_repeat_from_the_seed(tmp_path: Path) -> None:
     assert accuracies("other", 1) != first
 
 
+def test_clients_find_importance_weights(tmp_path: Path) -> None:
+    def losses(name: str) -> list[float]:
+        settings = _settings(
+            out=str(tmp_path / name),
+            uplink="md_weighted_greedy(fraction=0.05, refresh=2, steps=4) >> natural()",
+            num_rounds=3,
+            fraction_evaluate=0.0,
+            model="digits-cnn-bn",
+        )
+        run_federated(_grid(settings), settings)
+        rounds = RunFolder(tmp_path / name).read_rounds()[1:]
+        assert [entry["extra_gradients"] for entry in rounds] == [16, 0, 16]
+        for entry in rounds:
+            assert entry["num_replies"] == NUM_CLIENTS
+            assert 0 < entry["bytes_up"] < entry["bytes_up_dense"] / 40
+        return [entry["loss"] for entry in rounds]
+
+    assert losses("first") == losses("again")
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam"])
 def test_strategies_without_compression(tmp_path: Path, strategy: str) -> None:
     settings = _settings(

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from simulations.data import load_dataset
 from simulations.models import build_model
-from simulations.training import evaluate, train_locally
+from simulations.training import evaluate, loss_gradient, train_locally
 
 
 def test_steps_equal_those_of_torch() -> None:
@@ -32,6 +32,18 @@ def test_steps_equal_those_of_torch() -> None:
         optimizer.step()
     for found, expected in zip(model.parameters(), oracle.parameters(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_equal_those_of_torch() -> None:
+    data = load_dataset("digits", 64)
+    model = build_model("digits-cnn-bn", data.sample_shape, 10, seed=0)
+    oracle = copy.deepcopy(model).train()
+    found = loss_gradient(model, data.train_x, data.train_y)
+    functional.cross_entropy(oracle(data.train_x), data.train_y).backward()
+    expected = {name: p.grad for name, p in oracle.named_parameters()}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
 def test_training_learns_and_repeats() -> None:

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from . import envelope, errors, feedback, rng
+from . import bounds, envelope, errors, feedback, rng
 from .compressors import (
     F16,
     BySize,
@@ -26,6 +26,8 @@ from .compressors import (
     Shrunk,
     SparseDithering,
     SparseDitheringUnbiased,
+    Spherical,
+    SphericalUnbiased,
     Svd,
     Then,
     TopK,
@@ -65,12 +67,15 @@ __all__ = [
     "Shrunk",
     "SparseDithering",
     "SparseDitheringUnbiased",
+    "Spherical",
+    "SphericalUnbiased",
     "Svd",
     "TensorLayout",
     "Then",
     "TopK",
     "Unbiased",
     "accumulate",
+    "bounds",
     "decode",
     "envelope",
     "errors",

@@ -50,7 +50,12 @@ def _hash_host(first: int, key: int, out: npt.NDArray[np.uint32]) -> None:
 
 def _hash_device(first: int, key: int, count: int, device: torch.device) -> Tensor:
     """Do the same with torch, whose int32 shifts keep the sign: hence the masks."""
-    h = torch.arange(first, first + count, device=device).to(torch.int32)
+    return _hash_counters(torch.arange(first, first + count, device=device), key)
+
+
+def _hash_counters(counters: Tensor, key: int) -> Tensor:
+    """Hash any counters in [0, 2^32), int64, on their device."""
+    h = counters.to(torch.int32, copy=True)
     for half in (key & 0xFFFFFFFF, key >> 32):
         h ^= _signed(half)
         for shift, factor in _MIXER:
@@ -95,6 +100,10 @@ class Rng:
         out = np.empty(count, dtype=np.uint32)
         _hash_host(start, self.key, out)
         return torch.from_numpy(out.view(np.int32))
+
+    def bits32_at(self, counters: Tensor) -> Tensor:
+        """Draw at any counters, int64 in [0, 2^32): ``bits32(n)[counters]``."""
+        return _hash_counters(counters, self.key)
 
     def uniform(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """Draw float32 numbers in [0, 1), multiples of 2^-24."""

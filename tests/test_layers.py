@@ -32,7 +32,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("rng",),
     ("types",),
-    ("linalg", "shapes", "codecs"),
+    ("linalg", "shapes", "codecs", "bounds"),
     ("framing",),
     ("wire", "envelope"),
     ("compressors",),

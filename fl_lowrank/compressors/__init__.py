@@ -8,6 +8,7 @@ from .dithering import SparseDithering, SparseDitheringUnbiased
 from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
 from .sparse import RandK, TopK
+from .spherical import Spherical, SphericalUnbiased
 from .wrappers import BySize, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
@@ -25,6 +26,8 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         PowerSgd,
         SparseDithering,
         SparseDitheringUnbiased,
+        Spherical,
+        SphericalUnbiased,
         Shrunk,
         BySize,
     )
@@ -43,6 +46,8 @@ __all__ = [
     "Shrunk",
     "SparseDithering",
     "SparseDitheringUnbiased",
+    "Spherical",
+    "SphericalUnbiased",
     "Svd",
     "Then",
     "TopK",

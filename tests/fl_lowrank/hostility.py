@@ -37,6 +37,8 @@ SENDERS = [
     ("powersgd(rank=1) >> topk(fraction=0.5)", (9, 7), torch.bfloat16),
     ("sparse_dithering(nu=0.1)", (15, 16), torch.float32),
     ("sparse_dithering_unbiased(omega=0.25)", (400,), torch.float64),
+    ("spherical()", (9, 11), torch.float32),
+    ("spherical_unbiased(alpha=0.2, block=3)", (70,), torch.float64),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("shrunk(inner=natural_stochastic())", (33,), torch.float16),
     ("by_size(threshold=10, small=f16(), large=topk(k=3))", (7, 7), torch.float32),

@@ -1,10 +1,10 @@
 """Uniform directions by number: the t-th one of a seed, bit for bit on every device.
 
 Both ends of a wire draw them, and an encoder that remembers what its receiver decodes
-must know the very same numbers. So nothing is used but integer arithmetic and the
-operations that IEEE 754 rounds correctly (add, multiply, divide, square root), one
-kernel each: logarithm and sine are polynomials here, since those of a library differ
-in the last bit between devices and releases.
+must know the very same numbers. So nothing is used but integer arithmetic and sums,
+products and quotients of float64, which IEEE 754 fixes to the last bit, one kernel
+each. Logarithm, sine and square root are made of these: those of a library differ in
+the last bits between devices (torch.sqrt on a CPU is off by two).
 
 Normal numbers are made by the method of Box and Muller (1958) from 32-bit draws and
 rounded to multiples of 2^-20. Their squares then add up exactly in any order, and the
@@ -26,6 +26,8 @@ MAX_DIMENSIONS = 64
 _GRID = 2.0**20
 _SINE = [(-1.0) ** k / math.factorial(2 * k + 1) for k in range(6)]
 _COSINE = [(-1.0) ** k / math.factorial(2 * k) for k in range(7)]
+_POWERS = torch.tensor([2.0**e for e in range(-40, 41)], dtype=torch.float64)
+_LOG_2 = 0.6931471805599453
 _ATANH = [1.0 / (2 * k + 1) for k in range(7)]
 
 
@@ -56,7 +58,7 @@ def _directions(bits: Tensor, dimensions: int) -> Tensor:
     half = bits.shape[1] // 2
     unsigned = bits[:, :half].to(torch.int64) & 0xFFFFFFFF
     uniform = (unsigned.to(torch.float64) + 0.5) * 2.0**-32
-    radius = torch.sqrt(_log(uniform) * -2.0)
+    radius = _sqrt(_log(uniform) * -2.0)
     # A quarter of the angle, so that the polynomials converge; doubled twice.
     angle = bits[:, half:].to(torch.float64) * (math.pi / 2.0**33)
     square = angle * angle
@@ -68,8 +70,7 @@ def _directions(bits: Tensor, dimensions: int) -> Tensor:
         )
     normal = torch.cat((radius * cosine, radius * sine), dim=1)[:, :dimensions]
     units = torch.round(normal * _GRID)
-    length = torch.sqrt((units * units).sum(dim=1, keepdim=True))
-    return units / length
+    return units / _sqrt((units * units).sum(dim=1, keepdim=True))
 
 
 def _log(x: Tensor) -> Tensor:
@@ -80,7 +81,19 @@ def _log(x: Tensor) -> Tensor:
     exponent = exponent - low.to(exponent.dtype)
     ratio = (mantissa - 1.0) / (mantissa + 1.0)
     series = ratio * _polynomial(_ATANH, ratio * ratio) * 2.0
-    return exponent.to(torch.float64) * math.log(2.0) + series
+    return exponent.to(torch.float64) * _LOG_2 + series
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """Square root of float64 numbers in [2^-80, 2^80), by Newton's iteration."""
+    mantissa, exponent = torch.frexp(x)
+    odd = exponent & 1
+    mantissa = mantissa * (odd + 1)  # in [0.5, 2)
+    root = (mantissa + 1.0) * 0.5
+    for _ in range(4):  # relative errors of 6e-2, 2e-3, 2e-6, 1e-12, none
+        root = (root + mantissa / root) * 0.5
+    scale = _POWERS.to(x.device)[(exponent - odd) // 2 + 40]
+    return root * scale
 
 
 def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:

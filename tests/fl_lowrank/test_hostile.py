@@ -36,6 +36,7 @@ from .hostility import (
     SENDERS,
     SHRUNK,
     SPARSE,
+    SPHERICAL,
     TOO_LARGE,
     body_of,
     equal_symbols,
@@ -47,6 +48,7 @@ from .hostility import (
     no_bits,
     raw,
     read,
+    spherical,
 )
 
 MUTATIONS = 10_000
@@ -159,9 +161,10 @@ def test_the_forgery_is_the_only_fault() -> None:
         POWERS: body_of((3,), POWERS, integers(0), equal_symbols(3, 0), no_bits()),
         HALF: body_of((1,), HALF, raw(1.0, dtype=torch.float16), integers(10)),
         LOWRANK: body_of((3, 3), LOWRANK, raw(*[1.0] * 3), raw(*[1e30] * 3)),
+        SPHERICAL: spherical()[0],
     }
     for kind, body in good.items():
-        shape = {HALF: (1,), LOWRANK: (3, 3)}.get(kind, (3,))
+        shape = {HALF: (1,), LOWRANK: (3, 3), SPHERICAL: (4,)}.get(kind, (3,))
         assert read(seal(body), TensorLayout(shape, torch.float32)) is not None, kind
         nested = body_of(shape, SHRUNK, raw(0.5), field(Coding.NESTED, body))
         assert read(seal(nested), TensorLayout(shape, torch.float32)) is not None
@@ -281,6 +284,7 @@ TOKENS = [
     *("exact", "then", "eval", "__import__", "self", "true", "false", "none"),
     *("fraction", "k", "rank", "inner", "small", "large", "threshold", "nu", "omega"),
     *("oversampling", "num_iterations", "outer"),
+    *("alpha", "block"),
     *("(", ")", "=", ",", ">>", ":", ";", "*", '"', '"x"', " ", "\n", "\0", "é", "٣"),
     *("0", "1", "-1", "0.5", "1e999", "-1e999", "nan", "1" + "0" * 30, "1e-400", "1."),
 ]

@@ -179,6 +179,8 @@ for text in (
     "sparse_dithering(nu=1e-300)", "sparse_dithering_unbiased(omega=1e-300)",
     "sparse_dithering_unbiased(omega=1e300)", "topk(fraction=1e-300)",
     "topk(k=" + "9" * 4000 + ")", f"topk(fraction={huge})",
+    "spherical(alpha=1e-300)", f"spherical(block={huge})",
+    "spherical(alpha=0.01, block=64)", "spherical_unbiased(alpha=0.99, block=64)",
 ):
     run(text)
 """

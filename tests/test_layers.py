@@ -40,7 +40,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("spec", "feedback"),
     ("updates",),
     ("model",),
-    ("checks",),
+    ("checks", "report"),
+    ("__main__",),
 )
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 

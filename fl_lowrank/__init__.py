@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from . import envelope, errors, feedback, importance, rng
+from . import bounds, envelope, errors, feedback, importance, rng
 from .compressors import (
     F16,
     Atomo,
@@ -37,6 +37,8 @@ from .compressors import (
     Sketch,
     SparseDithering,
     SparseDitheringUnbiased,
+    Spherical,
+    SphericalUnbiased,
     Svd,
     TensorTrain,
     TernGrad,
@@ -95,6 +97,8 @@ __all__ = [
     "Sketch",
     "SparseDithering",
     "SparseDitheringUnbiased",
+    "Spherical",
+    "SphericalUnbiased",
     "Svd",
     "TensorLayout",
     "TensorTrain",
@@ -107,6 +111,7 @@ __all__ = [
     "UniformStochastic",
     "accumulate",
     "add",
+    "bounds",
     "decode",
     "envelope",
     "errors",

@@ -23,6 +23,7 @@ from .compressors.sign import SIGNS, Sign
 from .compressors.sketch import Sketch
 from .compressors.sketch_parts import SKETCH
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
+from .compressors.spherical import SPHERICAL, Spherical
 from .compressors.tensor_train import TRAIN, TensorTrain
 from .compressors.tucker import TUCKER, Tucker
 from .compressors.uniform import Uniform
@@ -48,6 +49,7 @@ DECODERS: dict[Kind, type[Compressor]] = {
     BLOCKS: Uniform,
     SIGNS: Sign,
     BINADES: NaturalDithering,
+    SPHERICAL: Spherical,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}

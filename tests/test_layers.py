@@ -36,6 +36,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("mixing",),
     ("linalg", "shapes", "codecs"),
     ("importance",),
+    ("linalg", "shapes", "codecs", "bounds"),
     ("framing",),
     ("wire", "envelope"),
     ("compressors",),
@@ -44,7 +45,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("theory",),
     ("updates",),
     ("model",),
-    ("checks",),
+    ("checks", "report"),
+    ("__main__",),
 )
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}
 

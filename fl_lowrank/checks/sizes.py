@@ -11,7 +11,7 @@ from functools import singledispatch
 
 import torch
 
-from .. import wire
+from .. import bounds, wire
 from ..compressors import (
     F16,
     BySize,
@@ -27,6 +27,8 @@ from ..compressors import (
     Sketch,
     SparseDithering,
     SparseDitheringUnbiased,
+    Spherical,
+    SphericalUnbiased,
     TensorTrain,
     TernGrad,
     Then,
@@ -47,25 +49,7 @@ FRAME_BYTES = 64.0
 
 def index_set_bytes(k: int, d: int) -> float:
     """``log2 C(d, k)`` in bytes: no code for k of d positions is shorter on average."""
-    nats = math.lgamma(d + 1) - math.lgamma(k + 1) - math.lgamma(d - k + 1)
-    return nats / math.log(2.0) / 8.0
-
-
-def sparse_dithering_bytes(d: int, nu: float) -> float:
-    """Worst case of Albasyoni et al. (2020): ``30 + log2 d + c(nu) d`` bits.
-
-    ``c = 3/2 + b + log2(1 + 2^-(3/2 + b/2))`` with ``b = 1 / (2 sqrt nu)``; 3.35 at
-    nu = 0.1.
-    """
-    b = 0.5 / math.sqrt(nu)
-    per_entry = 1.5 + b + math.log2(1.0 + 2.0 ** -(1.5 + b / 2.0))
-    return (30.0 + math.log2(max(d, 1)) + per_entry * d) / 8.0
-
-
-def sparse_dithering_unbiased_bytes(d: int, omega: float) -> float:
-    """Mean of Albasyoni et al.: ``30 + log2 d + (log2 3 + 1 / (2 sqrt omega)) d``."""
-    per_entry = math.log2(3.0) + 0.5 / math.sqrt(omega)
-    return (30.0 + math.log2(max(d, 1)) + per_entry * d) / 8.0
+    return bounds.index_set_bits(k, d) / 8.0
 
 
 @singledispatch
@@ -143,14 +127,31 @@ def _(compressor: NaturalDithering, shape: Shape, dtype: torch.dtype) -> float:
 @byte_bound.register
 def _(compressor: SparseDithering, shape: Shape, dtype: torch.dtype) -> float:
     del dtype
-    return sparse_dithering_bytes(math.prod(shape), compressor.nu) + FRAME_BYTES
+    bits = bounds.sparse_dithering_bits(math.prod(shape), compressor.nu)
+    return bits / 8.0 + FRAME_BYTES
 
 
 @byte_bound.register
 def _(compressor: SparseDitheringUnbiased, shape: Shape, dtype: torch.dtype) -> float:
     del dtype
     d = math.prod(shape)
-    return sparse_dithering_unbiased_bytes(d, compressor.omega) + FRAME_BYTES
+    bits = bounds.sparse_dithering_unbiased_bits(d, compressor.omega)
+    return bits / 8.0 + FRAME_BYTES
+
+
+@byte_bound.register(Spherical)
+@byte_bound.register(SphericalUnbiased)
+def _(
+    compressor: Spherical | SphericalUnbiased, shape: Shape, dtype: torch.dtype
+) -> float:
+    """Each block as the paper counts it, with 8 bits for its scale.
+
+    A mean, and few blocks may wait longer: hence the wider frame.
+    """
+    del dtype
+    blocks = math.ceil(math.prod(shape) / compressor.block)
+    bits = bounds.spherical_bits(compressor.block, compressor.alpha, norm_bits=8.0)
+    return blocks * bits / 8.0 + 2.0 * FRAME_BYTES
 
 
 @byte_bound.register(Identity)

@@ -18,6 +18,7 @@ from .rsvd import Rsvd
 from .sign import Sign
 from .sketch import Peeled, Sketch, peel
 from .sparse import RandK, TopK
+from .spherical import Spherical, SphericalUnbiased
 from .tensor_train import TensorTrain
 from .tucker import Tucker
 from .uniform import Uniform, UniformStochastic
@@ -53,6 +54,8 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         MdGreedy,
         MdGreedyWeighted,
         MdWeightedGreedy,
+        Spherical,
+        SphericalUnbiased,
         Shrunk,
         BySize,
     )
@@ -82,6 +85,8 @@ __all__ = [
     "Sketch",
     "SparseDithering",
     "SparseDitheringUnbiased",
+    "Spherical",
+    "SphericalUnbiased",
     "Svd",
     "TensorTrain",
     "TernGrad",

@@ -50,6 +50,8 @@ SENDERS = [
     ("topk(fraction=0.3) >> uniform(bits=3, block=8)", (77,), torch.float32),
     ("md_stochastic(fraction=0.2)", (12, 9), torch.float32),
     ("md_weighted_greedy(k=20) >> natural()", (130,), torch.float32),
+    ("spherical()", (9, 11), torch.float32),
+    ("spherical_unbiased(alpha=0.2, block=3)", (70,), torch.float64),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("lowrank_unbiased(rank=2)", (7, 9), torch.float32),
     ("lowrank_unbiased(ratio=0.3) >> natural_stochastic()", (61,), torch.float16),
@@ -186,10 +188,29 @@ def packed(count: int, data: bytes) -> bytes:
     return field(Coding.BITS, write_varint(count) + data)
 
 
+def spherical(
+    settings: tuple[int, ...] = (1, 2, 1, 0),
+    scales: bytes | None = None,
+    numbers: tuple[int, ...] = (0, 3),
+    plain: bytes = b"\0",
+    rest: bytes | None = None,
+) -> tuple[bytes, tuple[int, ...]]:
+    """Write two blocks of two entries, well formed but for what is changed."""
+    fields = (
+        integers(*settings),
+        equal_symbols(2, 1) if scales is None else scales,
+        raw(*numbers, dtype=torch.uint8),
+        field(Coding.INDICES, plain),
+        raw() if rest is None else rest,
+    )
+    return body_of((4,), SPHERICAL, *fields), (4,)
+
+
 NONE, ALL = field(Coding.INDICES, b"\0"), field(Coding.INDICES, b"\1")
 DENSE, HALF, SPARSE, SEEDED, POWERS, LEVELS, LOWRANK, SHRUNK = range(8)
 SKETCH = 21
 BLOCKS, SIGNS, BINADES = 8, 9, 10
+SPHERICAL = 16
 FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "10^12 entries": (body_of((10**12,), SEEDED, integers(1), raw(1.0)), (8,)),
     "10^6 times 10^6": (body_of((10**6, 10**6), SEEDED, integers(1), raw(1.0)), (8,)),
@@ -450,6 +471,37 @@ FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
             field(Coding.NESTED, body_of((1,), DENSE, raw(1.0))),
         ),
         (1,),
+    ),
+    "spherical: three settings": spherical((1, 2, 1)),
+    "spherical: a negative seed": spherical((-1, 2, 1, 0)),
+    "spherical: blocks of one": spherical((1, 1, 1, 0)),
+    "spherical: a huge block": spherical((1, 2**62, 1, 0)),
+    "spherical: no block": spherical((1, 0, 1, 0)),
+    "spherical: three steps an octave": spherical((1, 2, 3, 0)),
+    "spherical: a huge scale": spherical((1, 2, 1, 1024)),
+    "spherical: a scale of 2^-2^62": spherical((1, 2, 1, -(2**62))),
+    "spherical: scales of other blocks": spherical(scales=equal_symbols(3, 1)),
+    "spherical: a negative scale": spherical(scales=equal_symbols(2, -1)),
+    "spherical: scales far below": spherical(scales=equal_symbols(2, 2**62)),
+    "spherical: no numbers": spherical(numbers=()),
+    "spherical: one number": spherical(numbers=(0, 1)),
+    "spherical: numbers without blocks": spherical(scales=equal_symbols(2, 0)),
+    "spherical: a direction beyond the counters": spherical(
+        numbers=(39, *[255] * 8, 0, 0, 0b11)
+    ),
+    "spherical: all blocks plain and coded": spherical(plain=b"\1"),
+    "spherical: plain blocks without entries": spherical(
+        scales=equal_symbols(2, 0), numbers=(), plain=b"\2\1"
+    ),
+    "spherical: a plain block that is none": spherical(
+        scales=equal_symbols(2, 0), numbers=(), plain=b"\2\10", rest=raw(1.0, 2.0)
+    ),
+    "spherical: entries without plain blocks": spherical(rest=raw(1.0, 2.0)),
+    "spherical: entries of another dtype": spherical(
+        scales=equal_symbols(2, 0),
+        numbers=(),
+        plain=b"\2\1",
+        rest=raw(1.0, 2.0, dtype=torch.float64),
     ),
     "shrunk: another size inside": (
         body_of(

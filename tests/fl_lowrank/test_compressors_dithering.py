@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import fl_lowrank as fll
 from fl_lowrank import SparseDithering, SparseDitheringUnbiased, Unbiased
-from fl_lowrank.checks.sizes import sparse_dithering_bytes
+from fl_lowrank.bounds import sparse_dithering_bits
 from fl_lowrank.errors import SettingError
 from tests.fl_lowrank.compressing import error, moments, send, signs
 
@@ -130,10 +130,8 @@ def test_bytes_stay_below_the_papers_bound(nu: float) -> None:
     d = 20_000
     for name, x in hostile(d).items():
         payload, _ = SparseDithering(nu).encode(x, {}, fll.rng.stream(0))
-        assert len(fll.pack(payload)) <= sparse_dithering_bytes(d, nu) + 64, name
-    assert sparse_dithering_bytes(10**9, 0.1) * 8 / 1e9 == pytest.approx(
-        3.3494, abs=1e-4
-    )
+        assert len(fll.pack(payload)) <= sparse_dithering_bits(d, nu) / 8 + 64, name
+    assert sparse_dithering_bits(10**9, 0.1) / 1e9 == pytest.approx(3.3494, abs=1e-4)
 
 
 def test_impossible_settings() -> None:

@@ -38,6 +38,7 @@ from .hostility import (
     SHRUNK,
     SKETCH,
     SPARSE,
+    SPHERICAL,
     TOO_LARGE,
     body_of,
     equal_symbols,
@@ -50,6 +51,7 @@ from .hostility import (
     raw,
     read,
     sketched,
+    spherical,
 )
 
 MUTATIONS = 10_000
@@ -163,9 +165,10 @@ def test_the_forgery_is_the_only_fault() -> None:
         HALF: body_of((1,), HALF, raw(1.0, dtype=torch.float16), integers(10)),
         SKETCH: sketched((3,), (5, 0), NONE, 3, 1),
         LOWRANK: body_of((3, 3), LOWRANK, raw(*[1.0] * 3), raw(*[1e30] * 3)),
+        SPHERICAL: spherical()[0],
     }
     for kind, body in good.items():
-        shape = {HALF: (1,), LOWRANK: (3, 3)}.get(kind, (3,))
+        shape = {HALF: (1,), LOWRANK: (3, 3), SPHERICAL: (4,)}.get(kind, (3,))
         assert read(seal(body), TensorLayout(shape, torch.float32)) is not None, kind
         nested = body_of(shape, SHRUNK, raw(0.5), field(Coding.NESTED, body))
         assert read(seal(nested), TensorLayout(shape, torch.float32)) is not None
@@ -286,6 +289,7 @@ TOKENS = [
     *("fraction", "k", "rank", "inner", "small", "large", "threshold", "nu", "omega"),
     *("oversampling", "num_iterations", "outer"),
     *("capacity", "bits", "seed"),
+    *("alpha", "block"),
     *("(", ")", "=", ",", ">>", ":", ";", "*", '"', '"x"', " ", "\n", "\0", "é", "٣"),
     *("0", "1", "-1", "0.5", "1e999", "-1e999", "nan", "1" + "0" * 30, "1e-400", "1."),
 ]

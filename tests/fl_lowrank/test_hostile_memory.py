@@ -185,6 +185,8 @@ for text in (
     f"svd(floats={huge})", f"atomo(rank={huge})", f"lowrank_unbiased(rank={huge})",
     "rsvd(energy=0.9999999)", f"rsvd(energy=0.5, oversampling={huge})",
     f"tucker(rank={huge}, order={huge})", f"tensor_train(accuracy=1e-6, order={huge})",
+    "spherical(alpha=1e-300)", f"spherical(block={huge})",
+    "spherical(alpha=0.01, block=64)", "spherical_unbiased(alpha=0.99, block=64)",
 ):
     run(text)
 """

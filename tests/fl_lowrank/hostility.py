@@ -49,6 +49,8 @@ SENDERS = [
     ("sign()", (11, 13), torch.float32),
     ("topk(fraction=0.3) >> uniform(bits=3, block=8)", (77,), torch.float32),
     ("md_stochastic(fraction=0.2)", (12, 9), torch.float32),
+    ("md_greedy(k=5)", (31,), torch.float16),
+    ("md_greedy_weighted(fraction=0.1)", (9, 8), torch.float64),
     ("md_weighted_greedy(k=20) >> natural()", (130,), torch.float32),
     ("spherical()", (9, 11), torch.float32),
     ("spherical_unbiased(alpha=0.2, block=3)", (70,), torch.float64),

@@ -14,8 +14,11 @@ from torch import Tensor
 from . import wire
 from .compressors.dense import DENSE, F16, HALF, Identity
 from .compressors.dithering import LEVELS, SparseDithering
+from .compressors.eden import Eden
+from .compressors.eden_payload import EDEN
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
+from .compressors.rotated import ROTATED, Rotated
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
 from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
 from .errors import WireError
@@ -32,6 +35,8 @@ DECODERS: dict[Kind, type[Compressor]] = {
     LEVELS: SparseDithering,
     LOWRANK: Svd,
     SHRUNK: Shrunk,
+    EDEN: Eden,
+    ROTATED: Rotated,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}

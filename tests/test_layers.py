@@ -33,6 +33,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("rng",),
     ("types",),
     ("linalg", "shapes", "codecs"),
+    ("hadamard", "lloyd_max"),
     ("framing",),
     ("wire", "envelope"),
     ("compressors",),

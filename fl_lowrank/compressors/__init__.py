@@ -5,8 +5,10 @@ from __future__ import annotations
 from ..types import Compressor
 from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
+from .eden import Eden, EdenContractive
 from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
+from .rotated import Rotated
 from .sparse import RandK, TopK
 from .wrappers import BySize, Shrunk, Then
 
@@ -25,6 +27,9 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         PowerSgd,
         SparseDithering,
         SparseDitheringUnbiased,
+        Eden,
+        EdenContractive,
+        Rotated,
         Shrunk,
         BySize,
     )
@@ -34,11 +39,14 @@ __all__ = [
     "COMPRESSORS",
     "F16",
     "BySize",
+    "Eden",
+    "EdenContractive",
     "Identity",
     "Natural",
     "NaturalStochastic",
     "PowerSgd",
     "RandK",
+    "Rotated",
     "Rsvd",
     "Shrunk",
     "SparseDithering",

@@ -19,6 +19,7 @@ from ..compressors import (
     Natural,
     NaturalStochastic,
     RandK,
+    Rotated,
     Shrunk,
     SparseDithering,
     SparseDitheringUnbiased,
@@ -26,7 +27,10 @@ from ..compressors import (
     TopK,
 )
 from ..compressors.common import keep_count
+from ..compressors.eden import RotatedQuantizer
+from ..compressors.eden_payload import split_rate
 from ..compressors.lowrank import LowRank
+from ..linalg import working_dtype
 from ..types import Compressor, Exact, Shape
 from .examples import examples, fresh, require, rng_for
 
@@ -117,6 +121,23 @@ def _(compressor: Then, shape: Shape, dtype: torch.dtype) -> float:
 @byte_bound.register
 def _(compressor: Shrunk, shape: Shape, dtype: torch.dtype) -> float:
     return byte_bound(compressor.inner, shape, dtype) + FRAME_BYTES
+
+
+@byte_bound.register
+def _(compressor: RotatedQuantizer, shape: Shape, dtype: torch.dtype) -> float:
+    """``bits`` for an entry; a table where a fixed length would be no whole number."""
+    del dtype
+    d = math.prod(shape)
+    levels, fine = split_rate(compressor.bits, d)
+    table = levels + 1.0 if fine and levels > 1 else 0.0
+    return 1.01 * compressor.bits / 8.0 * d + FRAME_BYTES + table
+
+
+@byte_bound.register
+def _(compressor: Rotated, shape: Shape, dtype: torch.dtype) -> float:
+    """Count what the inner one sees: a vector in the working precision."""
+    inner = byte_bound(compressor.inner, (math.prod(shape),), working_dtype(dtype))
+    return inner + FRAME_BYTES
 
 
 @byte_bound.register

@@ -114,6 +114,7 @@ class RotatedQuantizer(Compressor):
                 "try bits=1"
             )
             raise SettingError(msg)
+        object.__setattr__(self, "bits", float(self.bits))  # one text for 2 and 2.0
 
     @abstractmethod
     def scales(self, sums: Sequence[Sums], d: int) -> list[float]:
@@ -206,7 +207,7 @@ class EdenContractive(RotatedQuantizer):
     energy, with n the window of the rotation (1/2 if d is a power of two, which is
     attained for d = 2) and k their number; entries of more levels
     ``1 - h^2 - 3 d / (16 c^2 n)``, with h the largest half gap and c the outermost
-    level: 0.50, 0.64, 0.80, 0.87 for M = 3, 4, 8, 16. Wire cost: see the module.
+    level: 0.50, 0.64, 0.80, 0.86 for M = 3, 4, 8, 16. Wire cost: see the module.
 
     Proof, with the bounds of `hadamard`: the projection on signs leaves
     ``|y|_1^2 / d``, and with k of d random entries, by Jensen's inequality, k/d of it;

@@ -27,6 +27,7 @@ from fl_lowrank.wire import TensorLayout
 
 from .hostility import (
     ALL,
+    EDEN,
     FORGED,
     HALF,
     LEVELS,
@@ -38,6 +39,7 @@ from .hostility import (
     SPARSE,
     TOO_LARGE,
     body_of,
+    eden,
     equal_symbols,
     field,
     gaussian,
@@ -159,6 +161,7 @@ def test_the_forgery_is_the_only_fault() -> None:
         POWERS: body_of((3,), POWERS, integers(0), equal_symbols(3, 0), no_bits()),
         HALF: body_of((1,), HALF, raw(1.0, dtype=torch.float16), integers(10)),
         LOWRANK: body_of((3, 3), LOWRANK, raw(*[1.0] * 3), raw(*[1e30] * 3)),
+        EDEN: eden((3,), integers(1, 4), coarse=3, value=3),
     }
     for kind, body in good.items():
         shape = {HALF: (1,), LOWRANK: (3, 3)}.get(kind, (3,))

@@ -128,12 +128,20 @@ def rotate_back(y: Tensor, rng: Rng) -> Tensor:
 
 def _flip(x: Tensor, rng: Rng) -> None:
     """Multiply by random signs, in place: 32 of one hash."""
-    places = torch.arange(32, dtype=torch.int32, device=x.device)
+    shifts = torch.arange(0, 32, 8, dtype=torch.int32, device=x.device)
+    table = _byte_signs().to(x)
     for begin in range(0, x.numel(), _CHUNK):
         part = x[begin : begin + _CHUNK]
         words = rng.bits32(-(-part.numel() // 32), x.device, start=begin // 32)
-        bits = (words[:, None] >> places) & 1
-        part *= bits.mul_(-2).add_(1).view(-1)[: part.numel()]
+        octets = ((words[:, None] >> shifts) & 255).view(-1)
+        part *= table.index_select(0, octets).view(-1)[: part.numel()]
+
+
+@lru_cache(maxsize=1)
+def _byte_signs() -> Tensor:
+    """Give the signs that each octet stands for, (256, 8), in float64."""
+    bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
+    return 1.0 - 2.0 * bits.to(torch.float64)
 
 
 def _transform(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, SettingError, WireError
-from ..types import Payload
+from ..types import Payload, all_finite
 
 
 def keep_count(fraction: float | None, k: int | None, numel: int) -> int:
@@ -51,7 +51,7 @@ def finish(payload: Payload, flat: Tensor) -> Tensor:
     The input was finite, so the nearest finite number is never farther from it.
     """
     out = flat.to(payload.dtype).reshape(payload.shape)
-    if payload.dtype.is_floating_point and not bool(torch.isfinite(out).all()):
+    if payload.dtype.is_floating_point and not all_finite(out):
         need(not bool(out.isnan().any()), payload, "decodes to NaN")
         largest = torch.finfo(payload.dtype).max
         out = out.clamp(-largest, largest)

@@ -91,8 +91,10 @@ class Sums(NamedTuple):
 
 
 def _sums(u: Tensor, q: Tensor) -> Sums:
-    products = (u * u, u * q, q * q)
-    return Sums(u.numel(), *(float(p.sum(dtype=torch.float64)) for p in products))
+    product = u * u
+    energy = float(product.sum())
+    along = float(torch.mul(u, q, out=product).sum())
+    return Sums(u.numel(), energy, along, float(torch.mul(q, q, out=product).sum()))
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class RotatedQuantizer(Compressor):
         d = work.numel()
         shared = Rng(rng.child("rotation").key >> 1)  # 63 bits, so that int64 holds it
         u = rotate(work, shared)
-        rms = math.sqrt(float(u.square().sum(dtype=torch.float64)) / max(d, 1))
+        rms = math.sqrt(float(u.square().sum()) / max(d, 1))
         if rms > 0.0:
             u /= rms
         levels, fine = split_rate(self.bits, d)
@@ -149,19 +151,17 @@ class RotatedQuantizer(Compressor):
         """Look the levels up, scale, rotate back."""
         seed, levels, fine, scales = read_setup(payload)
         device = payload.tensor("signs").device
-        q = torch.zeros(
-            payload.numel, dtype=working_dtype(payload.dtype), device=device
-        )
-        places = places_of(Rng(seed), levels, fine, payload.numel, device)
+        dtype, d = working_dtype(payload.dtype), payload.numel
+        q = torch.zeros(d, dtype=dtype, device=device)
+        places = places_of(Rng(seed), levels, fine, d, device)
         largest = max(scales, default=0.0)
         for (count, place), scale in zip(places.items(), scales, strict=True):
             symbols = payload.tensor(field_of(count, levels))
             # Only the ratio here: the product may be beyond float32 before the end.
-            q[place] = level_values(symbols, count, q.dtype) * (
-                scale / (largest or 1.0)
-            )
-        wide = payload.tensor("scales").dtype
-        return finish(payload, rotate_back(q, Rng(seed)).to(wide) * largest)
+            ratio = scale / (largest or 1.0)
+            q[place] = level_values(symbols, count, dtype).mul_(ratio)
+        wide = rotate_back(q, Rng(seed)).to(payload.tensor("scales").dtype)
+        return finish(payload, wide.mul_(largest))
 
 
 @dataclass(frozen=True)

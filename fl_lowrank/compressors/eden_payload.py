@@ -59,10 +59,11 @@ def nearest_levels(u: Tensor, levels: int) -> Tensor:
 
 def level_values(symbols: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
     """Look the levels up."""
-    table = normal_levels(levels).to(symbols.device, dtype)
+    table = normal_levels(levels)
     if levels == 2:
-        return torch.where(symbols, table[1], table[0])
-    return table[symbols]
+        level = float(table[1])
+        return symbols.to(dtype).mul_(2.0 * level).sub_(level)
+    return table.to(symbols.device, dtype)[symbols]
 
 
 def field_of(count: int, levels: int) -> str:

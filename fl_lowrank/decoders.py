@@ -15,10 +15,13 @@ from . import wire
 from .compressors.blocks import BLOCKS
 from .compressors.dense import DENSE, F16, HALF, Identity
 from .compressors.dithering import LEVELS, SparseDithering
+from .compressors.eden import Eden
+from .compressors.eden_payload import EDEN
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.natural_dithering import BINADES, NaturalDithering
 from .compressors.projected import PROJECTED, LowRankUnbiased
+from .compressors.rotated import ROTATED, Rotated
 from .compressors.sign import SIGNS, Sign
 from .compressors.sketch import Sketch
 from .compressors.sketch_parts import SKETCH
@@ -50,6 +53,8 @@ DECODERS: dict[Kind, type[Compressor]] = {
     SIGNS: Sign,
     BINADES: NaturalDithering,
     SPHERICAL: Spherical,
+    EDEN: Eden,
+    ROTATED: Rotated,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}

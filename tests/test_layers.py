@@ -34,6 +34,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("linalg", "shapes", "codecs", "bounds", "topology"),
     ("importance", "mixing"),
+    ("linalg", "shapes", "codecs"),
+    ("hadamard", "lloyd_max"),
     ("framing",),
     ("wire", "envelope"),
     ("compressors",),

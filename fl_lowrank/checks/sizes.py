@@ -22,6 +22,7 @@ from ..compressors import (
     NaturalStochastic,
     Qsgd,
     RandK,
+    Rotated,
     Shrunk,
     Sign,
     Sketch,
@@ -38,8 +39,11 @@ from ..compressors import (
     UniformStochastic,
 )
 from ..compressors.common import keep_count
+from ..compressors.eden import RotatedQuantizer
+from ..compressors.eden_payload import split_rate
 from ..compressors.importance_operators import ByImportance
 from ..compressors.lowrank import LowRank
+from ..linalg import working_dtype
 from ..types import Compressor, Exact, Shape
 from .examples import examples, fresh, require, rng_for
 
@@ -189,6 +193,22 @@ def _(compressor: Sketch, shape: Shape, dtype: torch.dtype) -> float:
     k = keep_count(compressor.fraction, compressor.k, d)
     positions = 1.01 * index_set_bytes(min(k, d // 2), d) + 16.0
     return positions + cells + FRAME_BYTES
+
+
+def _(compressor: RotatedQuantizer, shape: Shape, dtype: torch.dtype) -> float:
+    """``bits`` for an entry; a table where a fixed length would be no whole number."""
+    del dtype
+    d = math.prod(shape)
+    levels, fine = split_rate(compressor.bits, d)
+    table = levels + 1.0 if fine and levels > 1 else 0.0
+    return 1.01 * compressor.bits / 8.0 * d + FRAME_BYTES + table
+
+
+@byte_bound.register
+def _(compressor: Rotated, shape: Shape, dtype: torch.dtype) -> float:
+    """Count what the inner one sees: a vector in the working precision."""
+    inner = byte_bound(compressor.inner, (math.prod(shape),), working_dtype(dtype))
+    return inner + FRAME_BYTES
 
 
 @byte_bound.register

@@ -6,6 +6,7 @@ from ..types import Compressor
 from .atomo import Atomo
 from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
+from .eden import Eden, EdenContractive
 from .importance_operators import MdGreedy, MdGreedyWeighted, MdWeightedGreedy
 from .importance_sampling import MdStochastic
 from .lowrank import Svd
@@ -14,6 +15,7 @@ from .natural_dithering import NaturalDithering
 from .powersgd import PowerSgd
 from .projected import LowRankUnbiased
 from .qsgd import Qsgd, TernGrad
+from .rotated import Rotated
 from .rsvd import Rsvd
 from .sign import Sign
 from .sketch import Peeled, Sketch, peel
@@ -56,6 +58,9 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         MdWeightedGreedy,
         Spherical,
         SphericalUnbiased,
+        Eden,
+        EdenContractive,
+        Rotated,
         Shrunk,
         BySize,
     )
@@ -66,6 +71,8 @@ __all__ = [
     "F16",
     "Atomo",
     "BySize",
+    "Eden",
+    "EdenContractive",
     "Identity",
     "LowRankUnbiased",
     "MdGreedy",
@@ -79,6 +86,7 @@ __all__ = [
     "PowerSgd",
     "Qsgd",
     "RandK",
+    "Rotated",
     "Rsvd",
     "Shrunk",
     "Sign",

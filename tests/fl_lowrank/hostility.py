@@ -54,6 +54,12 @@ SENDERS = [
     ("md_weighted_greedy(k=20) >> natural()", (130,), torch.float32),
     ("spherical()", (9, 11), torch.float32),
     ("spherical_unbiased(alpha=0.2, block=3)", (70,), torch.float64),
+    ("eden(bits=0.5)", (50,), torch.float16),
+    ("eden(bits=1)", (130,), torch.float32),
+    ("eden(bits=1.5)", (60,), torch.float32),
+    ("eden_contractive(bits=2)", (9, 23), torch.float32),
+    ("eden_contractive(bits=3.3)", (90,), torch.float64),
+    ("rotated(inner=topk(k=4))", (5, 7), torch.bfloat16),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("lowrank_unbiased(rank=2)", (7, 9), torch.float32),
     ("lowrank_unbiased(ratio=0.3) >> natural_stochastic()", (61,), torch.float16),
@@ -206,6 +212,25 @@ def spherical(
         raw() if rest is None else rest,
     )
     return body_of((4,), SPHERICAL, *fields), (4,)
+
+
+EDEN, ROTATED = 12, 13
+
+
+def eden(
+    shape: tuple[int, ...],
+    setup: bytes,
+    scales: bytes | None = None,
+    *,
+    signs: int = 0,
+    coarse: int = 0,
+    value: int = 1,
+) -> bytes:
+    """Write an EDEN body with one scale and one part of equal symbols."""
+    symbols = equal_symbols(coarse, value) if coarse else field(Coding.SYMBOLS, b"\0")
+    bits = field(Coding.BITS, write_varint(signs) + bytes(-(-signs // 8)))
+    none = field(Coding.SYMBOLS, b"\0")
+    return body_of(shape, EDEN, setup, scales or raw(1.0), bits, symbols, none)
 
 
 NONE, ALL = field(Coding.INDICES, b"\0"), field(Coding.INDICES, b"\1")
@@ -452,6 +477,52 @@ FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "sketch: a stash without values": (
         sketched((90,), (0, 0), NONE, 3, stash=ALL),
         (90,),
+    ),
+    "eden: no levels": (eden((8,), integers(1, 0), signs=8), (8,)),
+    "eden: a huge table of levels": (
+        eden((8,), integers(1, 2**40), coarse=8, value=2),
+        (8,),
+    ),
+    "eden: a negative seed": (eden((8,), integers(-1, 2), signs=8), (8,)),
+    "eden: no seed": (eden((8,), integers(2), signs=8), (8,)),
+    "eden: more signs than entries": (eden((8,), integers(1, 1), signs=9), (8,)),
+    "eden: no signs at all": (eden((8,), integers(1, 1)), (8,)),
+    "eden: fewer symbols than entries": (eden((8,), integers(1, 4), coarse=7), (8,)),
+    "eden: signs besides": (eden((8,), integers(1, 4), signs=8, coarse=8), (8,)),
+    "eden: a symbol beyond the levels": (
+        eden((8,), integers(1, 4), coarse=8, value=4),
+        (8,),
+    ),
+    "eden: a negative symbol": (
+        eden((8,), integers(1, 4), coarse=8, value=-1),
+        (8,),
+    ),
+    "eden: a negative scale": (eden((8,), integers(1, 2), raw(-1.0), signs=8), (8,)),
+    "eden: two scales of one part": (
+        eden((8,), integers(1, 2), raw(1.0, 1.0), signs=8),
+        (8,),
+    ),
+    "eden: an integer scale": (
+        eden((8,), integers(1, 2), raw(1, dtype=torch.int64), signs=8),
+        (8,),
+    ),
+    "rotated: another size inside": (
+        body_of(
+            (2,),
+            ROTATED,
+            integers(1),
+            field(Coding.NESTED, body_of((1,), DENSE, raw(1.0))),
+        ),
+        (2,),
+    ),
+    "rotated: a negative seed": (
+        body_of(
+            (1,),
+            ROTATED,
+            integers(-1),
+            field(Coding.NESTED, body_of((1,), DENSE, raw(1.0))),
+        ),
+        (1,),
     ),
     "shrunk: a factor of two": (
         body_of(

@@ -27,6 +27,7 @@ from fl_lowrank.wire import TensorLayout
 
 from .hostility import (
     ALL,
+    EDEN,
     FORGED,
     HALF,
     LEVELS,
@@ -41,6 +42,7 @@ from .hostility import (
     SPHERICAL,
     TOO_LARGE,
     body_of,
+    eden,
     equal_symbols,
     field,
     gaussian,
@@ -166,6 +168,7 @@ def test_the_forgery_is_the_only_fault() -> None:
         SKETCH: sketched((3,), (5, 0), NONE, 3, 1),
         LOWRANK: body_of((3, 3), LOWRANK, raw(*[1.0] * 3), raw(*[1e30] * 3)),
         SPHERICAL: spherical()[0],
+        EDEN: eden((3,), integers(1, 4), coarse=3, value=3),
     }
     for kind, body in good.items():
         shape = {HALF: (1,), LOWRANK: (3, 3), SPHERICAL: (4,)}.get(kind, (3,))

@@ -40,6 +40,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "spherical(alpha=0.2, block=6)",
     ),
     "spherical_unbiased": ("spherical_unbiased(alpha=0.5, block=8)",),
+    "eden": ("eden(bits=1)", "eden(bits=2)", "eden(bits=4)"),
+    "eden_contractive": ("eden_contractive(bits=1)", "eden_contractive(bits=3)"),
+    "rotated": ("rotated(inner=sparse_dithering(nu=0.1))",),
     "shrunk": ("shrunk(inner=randk(fraction=0.1))",),
     "by_size": (
         "by_size(threshold=1000, small=f16(), large=topk(fraction=0.01) >> natural())",

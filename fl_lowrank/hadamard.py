@@ -3,7 +3,7 @@
 A Hadamard matrix of order n has entries +-1 and orthogonal rows. They are known for
 the powers of two (Sylvester) and, among others, for ``q + 1`` with a prime q = 3 modulo
 4 (Paley); products of orders are orders. `window_length` is the largest product of a
-power of two and one of a few of Paley's, n: more than 0.89 d from d = 864 on.
+power of two and one of a few of Paley's, n: more than 0.89 d from d = 64 on.
 
 The rotation of d entries is ``y = H2 D2 H1 D1 x``: random signs D, a transform H1 of
 the first n entries, one H2 of the last n, nothing is padded. Two transforms, because
@@ -16,12 +16,13 @@ Studia Math. 1976, for p = 1; the expansion of the square for p = 4)::
 
     E |y|_1^2 >= (n / 2) |x|^2        E sum_i u_i^4 <= 3 d^2 / n
 
-Let a^2 and b^2 be the energies of the first n entries and of the others. Every y_i is
-a sum of independent signs times numbers whose energy is a^2 / n in the first d - n
-entries, and on the window of H2 that of H1 D1 x there, over n. Its expectation is
-``b^2 + a^2 (2n - d) / n``, so that ``E |y|_1 sqrt(2 / n)`` is at least
-``1 - (d - n) / n a^2 + (d - n) / n a >= 1`` for |x| = 1. For the fourth powers,
-``E u_i^4 <= 3 E v_i^2`` where v_i, the energy times d, is at most d / n.
+Proof, for |x| = 1, with a^2 the energy of the first n entries and r = d - n: every y_i
+is a sum of independent signs times numbers; of these the energy e_i is a^2 / n for the
+first r entries. For the others it is that of H1 D1 x on the last n, over n, whose mean
+is ``(1 - a^2 r / n) / n``. As ``E |y_i| >= E sqrt(e_i / 2)``, and e_i n <= 1, so that
+its root is at least itself, ``E |y|_1 sqrt(2 / n) >= a r / n + 1 - a^2 r / n >= 1``.
+For the fourth powers, ``E y_i^4 <= 3 E e_i^2 <= 3 E e_i / n``, and the e_i add up to 1
+in the mean.
 
 References
 ----------
@@ -40,6 +41,7 @@ from torch import Tensor
 
 from .rng import Rng
 
+# What follows decides which rotation a seed means: it is part of the wire format.
 #: Primes q = 3 modulo 4 whose Paley order q + 1 is no smaller order times a power of
 #: two. Larger ones would cost more than the entries they add to the window are worth.
 _PRIMES = (11, 19, 43, 59, 67, 71, 83, 103, 107)

@@ -168,10 +168,12 @@ class RotatedQuantizer(Compressor):
 class Eden(RotatedQuantizer):
     """EDEN with the scale that makes it unbiased for a uniformly random rotation.
 
-    Guarantee: none for every input. The rotation here is not uniform over all: a
-    vector of few entries is biased (of two: always towards equal magnitudes). For
-    many entries no bias is found, whatever the input. Of every message holds, from
-    one bit on, ``<C(x), x> = |x|^2``. Wire cost and errors: see the module.
+    Guarantee: none for every input, since the rotation here is not uniform over all.
+    Vectors of few entries are biased: (2, 1) always becomes (5/3, 5/3), a squared bias
+    of |x|^2 / 9. From 256 entries on none was found, also for vectors of one or two
+    nonzero entries (300 pairs of messages, standard error 0.002 |x|^2 at one bit). In
+    every message, from one bit on, ``<C(x), x> = |x|^2``. Wire cost and errors: see
+    the module.
 
     Parameters
     ----------

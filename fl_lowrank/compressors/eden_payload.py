@@ -26,7 +26,8 @@ EDEN = Kind(
     (Coding.VARINTS, Coding.RAW, Coding.BITS, Coding.SYMBOLS, Coding.SYMBOLS),
 )
 
-#: More bits are cheaper without a rotation: the error is small against other ones.
+#: Both ends compute the levels, in a time that grows with the cube of their number, and
+#: the sender says the number.
 MAX_BITS = 8
 
 

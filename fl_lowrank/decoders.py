@@ -17,6 +17,7 @@ from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
+from .compressors.subtractive import DITHERED, Dither
 from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
 from .errors import WireError
 from .types import Coding, Compressor, Field, Kind, Payload, all_finite
@@ -32,6 +33,7 @@ DECODERS: dict[Kind, type[Compressor]] = {
     LEVELS: SparseDithering,
     LOWRANK: Svd,
     SHRUNK: Shrunk,
+    DITHERED: Dither,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}

@@ -7,7 +7,9 @@ from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
 from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
+from .scalar import Ecsq
 from .sparse import RandK, TopK
+from .subtractive import Dither, DitherUnbiased
 from .wrappers import BySize, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
@@ -25,6 +27,9 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         PowerSgd,
         SparseDithering,
         SparseDitheringUnbiased,
+        Ecsq,
+        Dither,
+        DitherUnbiased,
         Shrunk,
         BySize,
     )
@@ -34,6 +39,9 @@ __all__ = [
     "COMPRESSORS",
     "F16",
     "BySize",
+    "Dither",
+    "DitherUnbiased",
+    "Ecsq",
     "Identity",
     "Natural",
     "NaturalStochastic",

@@ -172,7 +172,8 @@ class SparseDitheringUnbiased(Compressor):
             draws = rng.uniform(q.numel(), q.device, block.start)
             size = q.abs()
             lower = size.floor()
-            return q.sign() * (lower + (draws < size - lower))
+            up = size.sub_(lower).sub_(draws).ceil_()  # 1 if the draw is below the rest
+            return lower.add_(up).mul_(q.sign_())
 
         levels = to_levels(scaled, step, at_random)
         return levels_payload(x, step * scaled.peak, levels), state

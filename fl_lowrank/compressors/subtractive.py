@@ -31,101 +31,24 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..linalg import working_dtype
 from ..rng import Rng
 from ..types import (
-    Coding,
     Compressor,
     Contractive,
-    Field,
     Guarantee,
-    Kind,
     Payload,
     Shape,
     State,
     Unbiased,
     check_input,
 )
-from .common import check_peak, finish, need
-from .dithering import scale_and_levels, scale_tensor
-from .levels import Scaled, blocks, to_levels
+from .common import check_peak
+from .dithered import decode_dithered, encode_dithered
+from .levels import Scaled
 from .scalar import LARGEST_STEP, check_step
-
-DITHERED = Kind(
-    14,
-    "dithered",
-    ("seed", "scale", "levels"),
-    (Coding.VARINTS, Coding.RAW, Coding.SYMBOLS),
-)
-
-_SAMPLE_SIZE = 1 << 14  # levels on which it is tried whether folding pays
-
-
-def _noise(bits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Make numbers in [-1/2, 1/2] of patterns of 32 bits; the same on every device."""
-    return bits.to(dtype).mul_(2.0**-32)
-
-
-def _fold(levels: Tensor, bits: Tensor) -> Tensor:
-    """Turn levels, in place, to count in the direction of the noise; or back."""
-    return levels.mul_((bits >> 31).bitwise_or_(1))
-
-
-def _folding_pays(sample: Scaled, step: float, noise: Rng) -> bool:
-    """Whether levels have less entropy when folded, to judge by a sample."""
-    if not sample.peak > 0.0:
-        return False
-    q = sample.part(slice(None)).div_(step)
-    bits = noise.bits32(q.numel(), q.device)
-    plain = q.add_(_noise(bits, q.dtype)).round_().clamp_(-32, 32)
-    before = _nats(plain)
-    return _nats(_fold(plain, bits)) < 0.997 * before
-
-
-def _nats(levels: Tensor) -> float:
-    """Entropy of levels from -32 to 32."""
-    counts = torch.bincount(levels.to(torch.int64) + 32).to(torch.float64)
-    return float(torch.special.entr(counts / counts.sum()).sum())
-
-
-def _encode(x: Tensor, scaled: Scaled, step: float, factor: float, rng: Rng) -> Payload:
-    """Round with noise; the reader multiplies by the step and ``factor``."""
-    seed = rng.child("dither").key >> 1  # 63 bits, so that int64 holds it
-    noise, unit = Rng(seed), step * scaled.rms
-    folded = _folding_pays(scaled.sample(_SAMPLE_SIZE), unit, noise)
-
-    def with_noise(q: Tensor, block: slice) -> Tensor:
-        bits = noise.bits32(q.numel(), q.device, block.start)
-        k = q.add_(_noise(bits, q.dtype)).round_()
-        return _fold(k, bits) if folded else k
-
-    levels = to_levels(scaled, unit, with_noise)
-    fields = {
-        "seed": Field(Coding.VARINTS, torch.tensor([seed, int(folded)])),
-        "scale": Field(Coding.RAW, scale_tensor(x, factor * unit * scaled.peak)),
-        "levels": Field(Coding.SYMBOLS, levels),
-    }
-    return Payload(DITHERED, tuple(x.shape), x.dtype, fields)
-
-
-def _decode(payload: Payload) -> Tensor:
-    """Draw the noise again, subtract it, scale."""
-    scale, levels = scale_and_levels(payload)
-    head = payload.tensor("seed").tolist()
-    ok = len(head) == 2 and head[0] >= 0 and head[1] in (0, 1)
-    need(ok, payload, "no seed and fold")
-    noise, folded = Rng(head[0]), head[1]
-    out = torch.empty(payload.numel, dtype=scale.dtype, device=levels.device)
-    for block in blocks(payload.numel, levels.device):
-        bits = noise.bits32(block.stop - block.start, levels.device, block.start)
-        part = levels[block].to(scale.dtype)
-        if folded:
-            _fold(part, bits)
-        out[block] = part.sub_(_noise(bits, scale.dtype)).mul_(scale)
-    return finish(payload, out)
 
 
 @dataclass(frozen=True)
@@ -177,12 +100,12 @@ class Dither(Compressor):
         # Of the scale, sqrt 3 at the step sqrt 12; decoded values saturate.
         check_peak(self.name, scaled.peak, working_dtype(x.dtype), 2.0)
         step, factor = math.sqrt(12.0 * self.variance), 1.0 / (1.0 + self.variance)
-        return _encode(x.detach(), scaled, step, factor, rng), state
+        return encode_dithered(scaled, x, step, factor, rng), state
 
     @staticmethod
     def decode(payload: Payload) -> Tensor:
         """Subtract the noise and scale."""
-        return _decode(payload)
+        return decode_dithered(payload)
 
 
 @dataclass(frozen=True)
@@ -233,9 +156,9 @@ class DitherUnbiased(Compressor):
         scaled = Scaled.of(check_input(self.name, x))
         step = math.sqrt(12.0 * self.variance)
         check_peak(self.name, scaled.peak, x.dtype, 1.0 + step)
-        return _encode(x.detach(), scaled, step, 1.0, rng), state
+        return encode_dithered(scaled, x, step, 1.0, rng), state
 
     @staticmethod
     def decode(payload: Payload) -> Tensor:
         """Subtract the noise and scale."""
-        return _decode(payload)
+        return decode_dithered(payload)

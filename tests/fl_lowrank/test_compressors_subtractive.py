@@ -67,17 +67,24 @@ def test_errors_are_uniform_and_independent_of_each_other() -> None:
     assert abs(float(torch.corrcoef(neighbours)[0, 1])) < 5 / math.sqrt(n / 2)
 
 
-@pytest.mark.parametrize(("step", "folded"), [(0.02, 0), (1.3, 1)])
-def test_definition(step: float, folded: int) -> None:
-    x = fll.rng.stream(41).normal(5000).to(torch.float64)
+@pytest.mark.parametrize(
+    ("d", "step", "folded", "paired"),
+    [(5000, 0.02, 0, False), (5000, 1.3, 1, False), (40_001, 3.0, 1, True)],
+)
+def test_definition(d: int, step: float, folded: int, paired: bool) -> None:
+    x = fll.rng.stream(41).normal(d).to(torch.float64)
     payload, _ = DitherUnbiased(step=step).encode(x, {}, fll.rng.stream(0))
-    seed, found = payload.tensor("seed").tolist()
-    assert found == folded
-    u = Rng(seed).bits32(5000).to(torch.float64) / 2**32
+    seed, found, low, base = payload.tensor("head").tolist()
+    assert (found, base > 0) == (folded, paired)
+    u = Rng(seed).bits32(d).to(torch.float64) / 2**32
     unit = step * x.square().mean().sqrt()
     k = torch.round(x / unit + u)
-    sent = k * torch.where(u < 0, -1, 1) if folded else k
-    assert torch.equal(payload.tensor("levels").to(torch.float64), sent)
+    sent = (k * torch.where(u < 0, -1, 1) if folded else k).to(torch.int64)
+    if paired:
+        assert (int(sent.min()), int(sent.max())) == (low, low + base - 1)
+        sent = (torch.cat((sent, torch.tensor([low]))) - low).reshape(-1, 2)
+        sent = sent[:, 0] * base + sent[:, 1]
+    assert torch.equal(payload.tensor("levels").to(torch.int64), sent)
     y = fll.decode(payload)
     assert torch.allclose(y, unit * (k - u), rtol=1e-12, atol=1e-15)
     shrunk, _ = Dither(step=step).encode(x, {}, fll.rng.stream(0))
@@ -89,7 +96,7 @@ def test_levels_of_one_sign_are_not_folded() -> None:
     """Their sign would cost a bit for each."""
     x = 9.0 + fll.rng.stream(44).normal(30_000)
     payload, _ = Dither(step=0.3).encode(x, {}, fll.rng.stream(0))
-    assert int(payload.tensor("seed")[1]) == 0
+    assert int(payload.tensor("head")[1]) == 0
     assert (payload.tensor("levels") > 0).all()
     signed = x * signs(30_000)
     more, _ = Dither(step=0.3).encode(signed, {}, fll.rng.stream(0))

@@ -61,6 +61,7 @@ CASES = (
     Case("ecsq_nmse", "ecsq(nmse=0.05)", (30, 4)),
     Case("dither", "dither(nmse=0.1)"),
     Case("dither_folded", "dither(step=2.0)", (900,), torch.float16),
+    Case("dither_pairs", "dither(step=100.0)", (4097,), torch.float16),
     Case("dither_unbiased", "dither_unbiased(step=1.0)", (25, 3), torch.bfloat16),
     Case("shrunk", "shrunk(inner=randk(fraction=0.05))"),
     Case("by_size", "by_size(threshold=9, small=f16(), large=topk(k=3))", (2, 8)),

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import wire
 from .compressors.blocks import BLOCKS
 from .compressors.dense import DENSE, F16, HALF, Identity
+from .compressors.dithered import DITHERED
 from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.eden import Eden
 from .compressors.eden_payload import EDEN
@@ -27,12 +28,13 @@ from .compressors.sketch import Sketch
 from .compressors.sketch_parts import SKETCH
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
 from .compressors.spherical import SPHERICAL, Spherical
+from .compressors.subtractive import Dither
 from .compressors.tensor_train import TRAIN, TensorTrain
 from .compressors.tucker import TUCKER, Tucker
 from .compressors.uniform import Uniform
 from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
 from .errors import InputError, WireError
-from .types import Additive, Coding, Compressor, Field, Kind, Payload
+from .types import Additive, Coding, Compressor, Field, Kind, Payload, all_finite
 from .wire import TensorLayout
 
 #: Who decodes a kind of payload. One line for each kind; numbers are never reused.
@@ -55,6 +57,7 @@ DECODERS: dict[Kind, type[Compressor]] = {
     SPHERICAL: Spherical,
     EDEN: Eden,
     ROTATED: Rotated,
+    DITHERED: Dither,
 }
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}
@@ -116,7 +119,7 @@ def accumulate(
     for kind, group in groups.items():
         many, factors = zip(*group, strict=True)
         DECODERS[kind].accumulate_many(many, factors, out)
-    if not bool(out.isfinite().all()):
+    if not all_finite(out):
         msg = (
             f"accumulate: the sum of {len(payloads)} payloads overflows {out.dtype}; "
             "a sender is at fault, decode them one by one to find it"

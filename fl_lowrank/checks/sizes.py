@@ -15,6 +15,9 @@ from .. import bounds, wire
 from ..compressors import (
     F16,
     BySize,
+    Dither,
+    DitherUnbiased,
+    Ecsq,
     Identity,
     LowRankUnbiased,
     Natural,
@@ -156,6 +159,28 @@ def _(
     blocks = math.ceil(math.prod(shape) / compressor.block)
     bits = bounds.spherical_bits(compressor.block, compressor.alpha, norm_bits=8.0)
     return blocks * bits / 8.0 + 2.0 * FRAME_BYTES
+
+
+@byte_bound.register
+def _(compressor: Ecsq, shape: Shape, dtype: torch.dtype) -> float:
+    """Sparse dithering has levels of the step ``2 sqrt nu``, and so has this."""
+    del dtype
+    nu = compressor.nmse
+    if compressor.step is not None:
+        nu = compressor.step**2 / 4.0
+    assert nu is not None
+    bits = bounds.sparse_dithering_bits(math.prod(shape), nu)
+    return bits / 8.0 + FRAME_BYTES
+
+
+@byte_bound.register(Dither)
+@byte_bound.register(DitherUnbiased)
+def _(compressor: Dither | DitherUnbiased, shape: Shape, dtype: torch.dtype) -> float:
+    """Levels are neighbours of x in steps, with the odds of unbiased rounding."""
+    del dtype
+    omega = 3.0 * compressor.variance
+    bits = bounds.sparse_dithering_unbiased_bits(math.prod(shape), omega)
+    return bits / 8.0 + 3.0 * FRAME_BYTES
 
 
 @byte_bound.register(Identity)

@@ -17,10 +17,12 @@ from .projected import LowRankUnbiased
 from .qsgd import Qsgd, TernGrad
 from .rotated import Rotated
 from .rsvd import Rsvd
+from .scalar import Ecsq
 from .sign import Sign
 from .sketch import Peeled, Sketch, peel
 from .sparse import RandK, TopK
 from .spherical import Spherical, SphericalUnbiased
+from .subtractive import Dither, DitherUnbiased
 from .tensor_train import TensorTrain
 from .tucker import Tucker
 from .uniform import Uniform, UniformStochastic
@@ -61,6 +63,9 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         Eden,
         EdenContractive,
         Rotated,
+        Ecsq,
+        Dither,
+        DitherUnbiased,
         Shrunk,
         BySize,
     )
@@ -71,6 +76,9 @@ __all__ = [
     "F16",
     "Atomo",
     "BySize",
+    "Dither",
+    "DitherUnbiased",
+    "Ecsq",
     "Eden",
     "EdenContractive",
     "Identity",

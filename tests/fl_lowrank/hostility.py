@@ -60,6 +60,12 @@ SENDERS = [
     ("eden_contractive(bits=2)", (9, 23), torch.float32),
     ("eden_contractive(bits=3.3)", (90,), torch.float64),
     ("rotated(inner=topk(k=4))", (5, 7), torch.bfloat16),
+    ("ecsq(nmse=0.05)", (20, 9), torch.float16),
+    ("ecsq(step=2.0)", (333,), torch.float64),
+    ("dither(nmse=0.1)", (300,), torch.float32),
+    ("dither(step=2.0)", (30, 30), torch.float32),
+    ("dither(step=100.0)", (4099,), torch.float32),
+    ("dither_unbiased(step=0.5)", (50,), torch.bfloat16),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("lowrank_unbiased(rank=2)", (7, 9), torch.float32),
     ("lowrank_unbiased(ratio=0.3) >> natural_stochastic()", (61,), torch.float16),
@@ -233,6 +239,7 @@ def eden(
     return body_of(shape, EDEN, setup, scales or raw(1.0), bits, symbols, none)
 
 
+DITHERED = 14
 NONE, ALL = field(Coding.INDICES, b"\0"), field(Coding.INDICES, b"\1")
 DENSE, HALF, SPARSE, SEEDED, POWERS, LEVELS, LOWRANK, SHRUNK = range(8)
 SKETCH = 21
@@ -446,6 +453,78 @@ FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
         body_of((2,), BINADES, integers(2**40), raw(1.0), equal_symbols(2, 1)),
         (2,),
     ),
+    "dithered: a negative seed": (
+        body_of((2,), DITHERED, integers(-1, 0, 0, 0), raw(1.0), equal_symbols(2, 2)),
+        (2,),
+    ),
+    "dithered: half a head": (
+        body_of((2,), DITHERED, integers(1), raw(1.0), equal_symbols(2, 2)),
+        (2,),
+    ),
+    "dithered: another fold": (
+        body_of((2,), DITHERED, integers(1, 2, 0, 0), raw(1.0), equal_symbols(2, 2)),
+        (2,),
+    ),
+    "dithered: no scale": (
+        body_of((2,), DITHERED, integers(1, 0, 0, 0), raw(), equal_symbols(2, 2)),
+        (2,),
+    ),
+    "dithered: an integer scale": (
+        body_of(
+            (2,),
+            DITHERED,
+            integers(1, 0, 0, 0),
+            raw(1, dtype=torch.int64),
+            equal_symbols(2, 2),
+        ),
+        (2,),
+    ),
+    "dithered: pairs of too few levels": (
+        body_of((9,), DITHERED, integers(1, 0, 0, 2), raw(1.0), equal_symbols(5, 2)),
+        (9,),
+    ),
+    "dithered: pairs of 2^60 levels": (
+        body_of(
+            (9,), DITHERED, integers(1, 0, 0, 2**60), raw(1.0), equal_symbols(5, 2)
+        ),
+        (9,),
+    ),
+    "dithered: pairs of -2 levels": (
+        body_of((9,), DITHERED, integers(1, 0, 0, -2), raw(1.0), equal_symbols(5, 2)),
+        (9,),
+    ),
+    "dithered: pairs from 2^60": (
+        body_of(
+            (4096,),
+            DITHERED,
+            integers(1, 0, 2**60, 2),
+            raw(1.0),
+            equal_symbols(2048, 2),
+        ),
+        (4096,),
+    ),
+    "dithered: another pair": (
+        body_of(
+            (4096,), DITHERED, integers(1, 0, 0, 2), raw(1.0), equal_symbols(2048, 4)
+        ),
+        (4096,),
+    ),
+    "dithered: a negative pair": (
+        body_of(
+            (4096,), DITHERED, integers(1, 0, 0, 2), raw(1.0), equal_symbols(2048, -1)
+        ),
+        (4096,),
+    ),
+    "dithered: a pair is missing": (
+        body_of(
+            (4097,), DITHERED, integers(1, 0, 0, 2), raw(1.0), equal_symbols(2048, 2)
+        ),
+        (4097,),
+    ),
+    "dithered: fewer levels than entries": (
+        body_of((9,), DITHERED, integers(1, 1, 0, 0), raw(1.0), equal_symbols(8, 2)),
+        (9,),
+    ),
     "low rank: the factors differ in rank": (
         body_of((6, 6), LOWRANK, raw(*[1.0] * 12), raw(*[1.0] * 6)),
         (6, 6),
@@ -624,6 +703,10 @@ TOO_LARGE: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "binades: the exponent overflows": (
         body_of((1,), BINADES, integers(1000), raw(1.0), equal_symbols(1, 60)),
         (1,),
+    ),
+    "dithered: the scale overflows": (
+        body_of((2,), DITHERED, integers(1, 0, 0, 0), raw(3e38), equal_symbols(2, 2)),
+        (2,),
     ),
     "low rank: the product overflows": (
         body_of((3, 3), LOWRANK, raw(*[1e30] * 3), raw(*[1e30] * 3)),

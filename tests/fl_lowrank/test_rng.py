@@ -49,6 +49,19 @@ def test_start_jumps() -> None:
     assert torch.equal(rng.bits32(30_000, start=70_000), whole[70_000:])
 
 
+def test_any_counters() -> None:
+    rng = stream(3)
+    counters = torch.tensor([[70_000, 3], [99_999, 0]])
+    kept = counters.clone()
+    assert torch.equal(rng.bits32_at(counters), rng.bits32(100_000)[counters])
+    last = torch.tensor([2**32 - 1], dtype=torch.int64)
+    assert torch.equal(rng.bits32_at(last), rng.bits32(1, start=2**32 - 1))
+    small = counters.to(torch.int32)
+    assert torch.equal(rng.bits32_at(small), rng.bits32_at(counters))
+    assert torch.equal(counters, kept)
+    assert torch.equal(small, kept.to(torch.int32))
+
+
 def test_counters_end() -> None:
     with pytest.raises(SettingError, match="counters below 2\\^32"):
         stream(3).bits32(2, start=2**32 - 1)

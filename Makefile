@@ -16,7 +16,7 @@ run: $(READY)
 	$(BIN)/python -m simulations $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 # In the same order as CI.
 check: $(READY)

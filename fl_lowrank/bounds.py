@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 
@@ -102,6 +103,7 @@ def efficiency(bits: float, d: int, nmse: float) -> float:
 # --- spherical caps ------------------------------------------------------------------
 
 
+@lru_cache
 def log_cap_probability(d: int, alpha: float) -> float:
     """Natural logarithm of the probability P that a direction lies in a cap.
 

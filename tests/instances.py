@@ -100,6 +100,8 @@ INSTANCES: tuple[Compressor, ...] = (
     Then(MdWeightedGreedy(fraction=0.1), Natural()),
     Spherical(),
     Spherical(alpha=0.3, block=4),
+    Spherical(alpha=0.5, block=4),
+    Spherical(alpha=0.8, block=11),
     SphericalUnbiased(alpha=0.4, block=4),
     Eden(bits=0.3),
     Eden(),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..bounds import log_cap_probability
 from ..rng import Rng
-from .directions import counters_of, directions_at, directions_from
+from .directions import counters_of, directions_from
 
 #: A block that has waited so many times the mean is given up; e^-32 of them are.
 PATIENCE = 32
@@ -41,29 +41,32 @@ def mean_draws(block: int, error: float) -> float:
     return math.exp(-log_cap_probability(block, error))
 
 
-def _search(rows: Tensor, rng: Rng, error: float) -> Tensor:
-    """Give the number of the first direction near each row; -1 if none came.
+def _search(rows: Tensor, rng: Rng, error: float) -> tuple[Tensor, Tensor]:
+    """Give number and cosine of the first direction near each row; -1 if none came.
 
     ``rows`` are unit vectors, (n, m) float64. Chunks of directions are compared with
     the rows that still wait.
     """
     found = torch.full((len(rows),), -1, dtype=torch.int64, device=rows.device)
+    cosines = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     waiting = torch.arange(len(rows), device=rows.device)
     cosine, mean = math.sqrt(1.0 - error), mean_draws(rows.shape[1], error)
     most = min(math.ceil(PATIENCE * mean), (1 << 32) // counters_of(rows.shape[1]))
-    chunk = min(max(math.ceil(2.0 * mean), _LEAST_CHUNK), _MOST_CHUNK)
+    chunk = min(max(math.ceil(4.0 * mean), _LEAST_CHUNK), _MOST_CHUNK)
     start = 0
     while waiting.numel() and start < most:
         count = min(chunk, _CELLS // waiting.numel(), most - start)
         directions = directions_from(rng, start, count, rows)
-        near = rows[waiting] @ directions.T >= cosine
-        row, column = near.nonzero(as_tuple=True)
+        products = rows[waiting] @ directions.T
+        row, column = (products >= cosine).nonzero(as_tuple=True)
         first = torch.ones_like(row, dtype=torch.bool)
         first[1:] = row[1:] != row[:-1]
-        found[waiting[row[first]]] = column[first] + start
+        row, column = row[first], column[first]
+        found[waiting[row]] = column + start
+        cosines[waiting[row]] = products[row, column]
         waiting = waiting[found[waiting] < 0]
         start += count
-    return found
+    return found, cosines
 
 
 def cover(blocks: Tensor, rng: Rng, error: float) -> Cover:
@@ -78,12 +81,10 @@ def cover(blocks: Tensor, rng: Rng, error: float) -> Cover:
         alive = (norms > LEAST_NORM).nonzero().reshape(-1)
         norms = norms[alive]
         rows = part[alive] / norms[:, None]
-        numbers = _search(rows, rng, error)
+        numbers, cosines = _search(rows, rng, error)
         found = numbers >= 0
-        directions = directions_at(rng, numbers[found], part.shape[1])
-        cosines = (rows[found] * directions).sum(dim=1)
-        where = alive + begin
+        where, none = alive + begin, ~found
         parts.append(
-            (where[found], where[~found], norms[found], cosines, numbers[found])
+            (where[found], where[none], norms[found], cosines[found], numbers[found])
         )
     return Cover(*(torch.cat(columns) for columns in zip(*parts, strict=True)))

@@ -21,8 +21,8 @@ with the lowest cost is taken.
 All blocks of a message share the directions, a new seed for each: neither guarantee
 needs independent blocks, and a draw then costs each block one inner product, about 7 ns
 on one core. A block waits for ``1 / P`` draws, which grows as ``alpha^(-m / 2)``: this
-is for small layers, or small m: 10^5 entries take a second at alpha = 0.2 and m = 8, a
-minute at 0.1 and 10. Settings with ``1 / P`` above 2^22 are refused, and a block that
+is for small layers, or small m: 10^5 entries take 0.3 s at alpha = 0.2 and m = 8, and
+25 s at 0.1 and 10. Settings with ``1 / P`` above 2^22 are refused, and a block that
 has waited 32 times as long is sent as it is.
 
 Wire cost: for each block about ``-log2 P + 2`` bits (1.5 for the unbiased form, whose

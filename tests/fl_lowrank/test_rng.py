@@ -49,13 +49,17 @@ def test_start_jumps() -> None:
     assert torch.equal(rng.bits32(30_000, start=70_000), whole[70_000:])
 
 
-def test_single_counters_are_drawn_alone() -> None:
+def test_any_counters() -> None:
     rng = stream(3)
-    counters = torch.tensor([[5, 0], [69_999, 5]])
-    assert torch.equal(rng.bits32_at(counters), rng.bits32(70_000)[counters])
-    far = rng.bits32_at(torch.tensor([2**32 - 1]))
-    assert torch.equal(far, rng.bits32(1, start=2**32 - 1))
-    assert counters.tolist() == [[5, 0], [69_999, 5]]
+    counters = torch.tensor([[70_000, 3], [99_999, 0]])
+    kept = counters.clone()
+    assert torch.equal(rng.bits32_at(counters), rng.bits32(100_000)[counters])
+    last = torch.tensor([2**32 - 1], dtype=torch.int64)
+    assert torch.equal(rng.bits32_at(last), rng.bits32(1, start=2**32 - 1))
+    small = counters.to(torch.int32)
+    assert torch.equal(rng.bits32_at(small), rng.bits32_at(counters))
+    assert torch.equal(counters, kept)
+    assert torch.equal(small, kept.to(torch.int32))
 
 
 def test_counters_end() -> None:

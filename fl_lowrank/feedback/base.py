@@ -103,6 +103,29 @@ class Feedback(ABC):
         return f"{self.name}({text})" if text else self.name
 
 
+class Tracking(Feedback):
+    """Both ends move one vector by what is sent; its mean estimates the update."""
+
+    has_share: ClassVar[bool] = True
+
+    def share(self, sent: Tensors) -> dict[str, Tensor]:
+        """Give the move of the vector."""
+        return dict(sent)
+
+    def estimate(
+        self, total: Tensors, arrived: Tensors, weight: float, members: float
+    ) -> dict[str, Tensor]:
+        """Give the mean of all members' moved vectors, times the share that took part.
+
+        The factor keeps old updates from being applied in full again each round when
+        clients are sampled.
+        """
+        factor = weight / members**2
+        return {
+            k: (total[k] + v if k in total else v) * factor for k, v in arrived.items()
+        }
+
+
 def check_pair(feedback: Feedback, guarantee: Guarantee, what: str) -> None:
     """Refuse a compressor that a feedback cannot work with.
 
@@ -115,18 +138,6 @@ def check_pair(feedback: Feedback, guarantee: Guarantee, what: str) -> None:
     if reason is not None:
         msg = f'feedback="{feedback}" cannot be used with {what}: {reason}'
         raise SettingError(msg)
-
-
-def mean_of_members(
-    total: Tensors, arrived: Tensors, weight: float, members: float
-) -> dict[str, Tensor]:
-    """Give the mean of the moved vectors, times the share that took part.
-
-    The factor keeps old updates from being applied in full again each round when
-    clients are sampled.
-    """
-    factor = weight / members**2
-    return {k: (total[k] + v if k in total else v) * factor for k, v in arrived.items()}
 
 
 def slot(memory: Tensors, name: str, like: Tensors) -> dict[str, Tensor]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..errors import SettingError
 from ..types import Guarantee
-from .base import Feedback, Tensors, joined, mean_of_members, refuse_expanding, slot
+from .base import Tensors, Tracking, joined, refuse_expanding, slot
 
 
 @dataclass(frozen=True)
-class EF21(Feedback):
+class EF21(Tracking):
     """Both ends remember the same vector; what is sent is the distance to it.
 
     The receiver's sum of memories is its estimate of the sum of updates. Needs
@@ -29,7 +29,6 @@ class EF21(Feedback):
     """
 
     name: ClassVar[str] = "ef21"
-    has_share: ClassVar[bool] = True
 
     def prepare(
         self, memory: Tensors, update: Tensors
@@ -44,16 +43,6 @@ class EF21(Feedback):
         if not applied:
             return dict(memory)
         return dict(memory) | {k: memory[k] + c.to(memory[k]) for k, c in sent.items()}
-
-    def share(self, sent: Tensors) -> dict[str, Tensor]:
-        """Give the move of the memory."""
-        return dict(sent)
-
-    def estimate(
-        self, total: Tensors, arrived: Tensors, weight: float, members: float
-    ) -> dict[str, Tensor]:
-        """Give the mean of the moved memories of all members, see there."""
-        return mean_of_members(total, arrived, weight, members)
 
     def refusal(self, guarantee: Guarantee) -> str | None:
         """Refuse unbiased compressors with a variance of 1 or more."""

@@ -12,8 +12,8 @@ from ..types import Guarantee
 from .base import (
     Feedback,
     Tensors,
+    Tracking,
     joined,
-    mean_of_members,
     refuse_biased,
     slot,
     variance_of,
@@ -103,7 +103,7 @@ class Diana(Feedback):
 
 
 @dataclass(frozen=True)
-class Dasha(Feedback):
+class Dasha(Tracking):
     """Both ends remember an estimate g; what is sent is the change of the update.
 
     With h the update that g was last told of, ``u - h - rate (g - h)`` is sent: the
@@ -124,7 +124,6 @@ class Dasha(Feedback):
     """
 
     name: ClassVar[str] = "dasha"
-    has_share: ClassVar[bool] = True
     slots: ClassVar[tuple[str, ...]] = ("", "told", "newest")
 
     rate: float | None = None
@@ -159,16 +158,6 @@ class Dasha(Feedback):
         shared = {k: memory[k] + c.to(memory[k]) for k, c in sent.items()}
         newest = slot(memory, "newest", sent)
         return joined({"": shared, "told": newest, "newest": newest})
-
-    def share(self, sent: Tensors) -> dict[str, Tensor]:
-        """Give the move of the estimate."""
-        return dict(sent)
-
-    def estimate(
-        self, total: Tensors, arrived: Tensors, weight: float, members: float
-    ) -> dict[str, Tensor]:
-        """Give the mean of the moved estimates of all members, see there."""
-        return mean_of_members(total, arrived, weight, members)
 
     def refusal(self, guarantee: Guarantee) -> str | None:
         """Refuse biased compressors."""

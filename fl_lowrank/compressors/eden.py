@@ -128,7 +128,7 @@ class RotatedQuantizer(Compressor):
         d = work.numel()
         shared = Rng(rng.child("rotation").key >> 1)  # 63 bits, so that int64 holds it
         u = rotate(work, shared)
-        rms = math.sqrt(float(u.square().sum()) / max(d, 1))
+        rms = float(torch.linalg.vector_norm(u)) / math.sqrt(max(d, 1))
         if rms > 0.0:
             u /= rms
         levels, fine = split_rate(self.bits, d)

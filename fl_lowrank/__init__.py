@@ -17,7 +17,9 @@ from . import envelope, errors, feedback, rng
 from .compressors import (
     F16,
     BySize,
+    Flat,
     Identity,
+    Induced,
     Natural,
     NaturalStochastic,
     PowerSgd,
@@ -28,6 +30,7 @@ from .compressors import (
     SparseDitheringUnbiased,
     Svd,
     Then,
+    Threshold,
     TopK,
 )
 from .decoders import accumulate, decode, unpack
@@ -52,8 +55,10 @@ __all__ = [
     "Compressor",
     "Contractive",
     "Exact",
+    "Flat",
     "Guarantee",
     "Identity",
+    "Induced",
     "ModelCodec",
     "Natural",
     "NaturalStochastic",
@@ -68,6 +73,7 @@ __all__ = [
     "Svd",
     "TensorLayout",
     "Then",
+    "Threshold",
     "TopK",
     "Unbiased",
     "accumulate",

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import wire
+from . import registry, wire
 from .compressors.dense import DENSE, F16, HALF, Identity
 from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
-from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
+from .compressors.wrappers import INDUCED, SHRUNK, Induced, Shrunk, shrink_factor
 from .errors import WireError
-from .types import Coding, Compressor, Field, Kind, Payload
+from .types import Compressor, Kind, Payload
 from .wire import TensorLayout
 
 #: Who decodes a kind of payload. One line for each kind; numbers are never reused.
@@ -32,7 +32,9 @@ DECODERS: dict[Kind, type[Compressor]] = {
     LEVELS: SparseDithering,
     LOWRANK: Svd,
     SHRUNK: Shrunk,
+    INDUCED: Induced,
 }
+registry.DECODERS = DECODERS
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}
 
@@ -64,8 +66,7 @@ def decode(payload: Payload) -> Tensor:
     WireError
         If the fields of the payload contradict each other.
     """
-    flat = _resolved(payload)
-    return DECODERS[payload.kind].decode(flat)
+    return registry.decode(payload)
 
 
 def accumulate(
@@ -89,7 +90,7 @@ def accumulate(
             if not isinstance(inner, Payload) or inner.shape != payload.shape:
                 break
             payload, weight = inner, weight * shrink_factor(payload)
-        groups[payload.kind].append((_resolved(payload), weight))
+        groups[payload.kind].append((registry.resolved(payload), weight))
     for kind, group in groups.items():
         many, factors = zip(*group, strict=True)
         DECODERS[kind].accumulate_many(many, factors, out)
@@ -99,16 +100,3 @@ def accumulate(
             "a sender is at fault, decode them one by one to find it"
         )
         raise WireError(msg)
-
-
-def _resolved(payload: Payload) -> Payload:
-    """Replace nested payloads by what they decode to."""
-    if not any(f.coding == Coding.NESTED for f in payload.fields.values()):
-        return payload
-    fields = {
-        name: Field(Coding.RAW, decode(field.value).reshape(-1))
-        if isinstance(field.value, Payload)
-        else field
-        for name, field in payload.fields.items()
-    }
-    return Payload(payload.kind, payload.shape, payload.dtype, fields)

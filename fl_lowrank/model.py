@@ -2,7 +2,8 @@
 
 An update is an ordered ``dict[str, Tensor]``. Rules map names to compressors, the
 first match wins. Small tensors of one rule travel as one vector if its compressor
-treats entries alike, since each message body costs about ten bytes.
+treats entries alike, since each message body costs about ten bytes; all of them do
+under `flat`.
 
 The bytes (inside `wire.seal`) are::
 
@@ -85,7 +86,8 @@ class ModelCodec:
         for name, rule in assigned.items():
             dtype = layout[name].dtype
             alone = [name]
-            if rules[rule].elementwise and layout[name].numel <= SMALL:
+            compressor, small = rules[rule], layout[name].numel <= SMALL
+            if compressor.joins or (compressor.elementwise and small):
                 alone = merged.setdefault((rule, dtype), alone)
                 if alone != [name]:
                     alone.append(name)

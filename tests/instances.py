@@ -6,7 +6,9 @@ from fl_lowrank import (
     F16,
     BySize,
     Compressor,
+    Flat,
     Identity,
+    Induced,
     Natural,
     NaturalStochastic,
     PowerSgd,
@@ -17,6 +19,7 @@ from fl_lowrank import (
     SparseDitheringUnbiased,
     Svd,
     Then,
+    Threshold,
     TopK,
 )
 
@@ -52,4 +55,14 @@ INSTANCES: tuple[Compressor, ...] = (
     Then(Svd(rank=2), SparseDithering(nu=0.01)),
     BySize(threshold=500, small=F16(), large=Then(TopK(fraction=0.1), Natural())),
     BySize(threshold=1000, small=PowerSgd(rank=1), large=Svd(rank=2)),
+    Threshold(relative=0.7),
+    Threshold(relative=2.5),
+    Then(Threshold(relative=1.5), Natural()),
+    Induced(TopK(fraction=0.1), RandK(fraction=0.1)),
+    Induced(Then(TopK(k=9), Natural()), NaturalStochastic()),
+    Induced(PowerSgd(rank=1), SparseDitheringUnbiased(omega=1.0)),
+    Induced(SparseDithering(nu=0.9), Identity()),
+    Shrunk(Induced(TopK(fraction=0.1), RandK(fraction=0.1))),
+    Flat(Then(TopK(fraction=0.1), Natural())),
+    Flat(PowerSgd(rank=2)),
 )

@@ -32,6 +32,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("rng",),
     ("types",),
+    ("registry",),
     ("linalg", "shapes", "codecs"),
     ("framing",),
     ("wire", "envelope"),

@@ -15,7 +15,9 @@ from .. import wire
 from ..compressors import (
     F16,
     BySize,
+    Flat,
     Identity,
+    Induced,
     Natural,
     NaturalStochastic,
     RandK,
@@ -122,6 +124,17 @@ def _(compressor: Shrunk, shape: Shape, dtype: torch.dtype) -> float:
 @byte_bound.register
 def _(compressor: BySize, shape: Shape, dtype: torch.dtype) -> float:
     return byte_bound(compressor.choose(shape), shape, dtype)
+
+
+@byte_bound.register
+def _(compressor: Induced, shape: Shape, dtype: torch.dtype) -> float:
+    parts = (compressor.biased, compressor.unbiased)
+    return sum(byte_bound(part, shape, dtype) for part in parts) + FRAME_BYTES
+
+
+@byte_bound.register
+def _(compressor: Flat, shape: Shape, dtype: torch.dtype) -> float:
+    return byte_bound(compressor.inner, (math.prod(shape),), dtype) + FRAME_BYTES
 
 
 def _positions(compressor: Compressor, shape: Shape) -> float:

@@ -7,8 +7,8 @@ from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
 from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
-from .sparse import RandK, TopK
-from .wrappers import BySize, Shrunk, Then
+from .sparse import RandK, Threshold, TopK
+from .wrappers import BySize, Flat, Induced, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
 COMPRESSORS: dict[str, type[Compressor]] = {
@@ -27,6 +27,9 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         SparseDitheringUnbiased,
         Shrunk,
         BySize,
+        Threshold,
+        Induced,
+        Flat,
     )
 }
 
@@ -34,7 +37,9 @@ __all__ = [
     "COMPRESSORS",
     "F16",
     "BySize",
+    "Flat",
     "Identity",
+    "Induced",
     "Natural",
     "NaturalStochastic",
     "PowerSgd",
@@ -45,5 +50,6 @@ __all__ = [
     "SparseDitheringUnbiased",
     "Svd",
     "Then",
+    "Threshold",
     "TopK",
 ]

@@ -27,8 +27,10 @@ from fl_lowrank.wire import TensorLayout
 
 from .hostility import (
     ALL,
+    DENSE,
     FORGED,
     HALF,
+    INDUCED,
     LEVELS,
     LOWRANK,
     POWERS,
@@ -159,6 +161,11 @@ def test_the_forgery_is_the_only_fault() -> None:
         POWERS: body_of((3,), POWERS, integers(0), equal_symbols(3, 0), no_bits()),
         HALF: body_of((1,), HALF, raw(1.0, dtype=torch.float16), integers(10)),
         LOWRANK: body_of((3, 3), LOWRANK, raw(*[1.0] * 3), raw(*[1e30] * 3)),
+        INDUCED: body_of(
+            (3,),
+            INDUCED,
+            *[field(Coding.NESTED, body_of((3,), DENSE, raw(1.0, 2.0, 3.0)))] * 2,
+        ),
     }
     for kind, body in good.items():
         shape = {HALF: (1,), LOWRANK: (3, 3)}.get(kind, (3,))

@@ -19,6 +19,7 @@ from fl_lowrank.types import Coding
 from .hostility import (
     ALL,
     FORGED,
+    INDUCED,
     LOWRANK,
     POWERS,
     SEEDED,
@@ -143,9 +144,11 @@ def test_trees_of_payloads_do_not_multiply_memory() -> None:
         positions = body_of((numel,), SPARSE, ALL, field(Coding.NESTED, positions))
     seeded = body_of((numel,), SEEDED, integers(1), raw(1.0))
     wide = tree(numel, wire.MAX_DEPTH)
-    bodies = [deep, chain, positions, seeded, wide]
+    pair = body_of((numel,), INDUCED, *[field(Coding.NESTED, deep)] * 2)
+    pairs = body_of((numel,), INDUCED, *[field(Coding.NESTED, pair)] * 2)
+    bodies = [deep, chain, positions, seeded, pair, pairs, wide]
     answers = answers_within(128 * numel, [job(seal(b), (numel,)) for b in bodies])
-    assert answers == ["read", "read", "read", "read", "refused"]
+    assert answers == ["read"] * 5 + ["refused"] * 2
 
 
 @linux

@@ -71,10 +71,10 @@ def test_numbers() -> None:
 
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_every_name_is_understood_or_asks_for_its_settings(name: str) -> None:
-    if name in ("shrunk", "by_size"):
+    if name in ("shrunk", "by_size", "induced", "flat"):
         with pytest.raises(SpecError, match=f"{name} needs "):
             parse(f"{name}()")
-    elif name in ("topk", "randk"):
+    elif name in ("topk", "randk", "threshold"):
         with pytest.raises(SettingError, match=f"write {name}"):
             parse(f"{name}()")
     else:

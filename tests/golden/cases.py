@@ -63,6 +63,11 @@ CASES = (
     Case("topk_natural_stochastic", "topk(fraction=0.05) >> natural_stochastic()"),
     Case("topk_f16", "topk(k=11) >> f16()"),
     Case("powersgd_sparse_dithering", "powersgd(rank=2) >> sparse_dithering()", (9, 8)),
+    Case("threshold", "threshold(relative=1.5)", (30, 20)),
+    Case("threshold_value", "threshold(value=2.5) >> natural()", (50,), torch.float64),
+    Case("induced", "induced(biased=topk(k=9) >> natural(), unbiased=randk(k=30))"),
+    Case("flat", "flat(inner=topk(k=5) >> natural())", (10, 2, 3, 3)),
+    Case("flat_vector", "flat(inner=svd(rank=1))", (60,), torch.float16),
     Case("shrunk_chain", "shrunk(inner=randk(k=30) >> natural_stochastic())"),
 )
 

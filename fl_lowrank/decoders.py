@@ -19,7 +19,7 @@ from .compressors.natural import POWERS, Natural
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
 from .compressors.wrappers import INDUCED, SHRUNK, Induced, Shrunk, shrink_factor
 from .errors import WireError
-from .types import Compressor, Kind, Payload
+from .types import Compressor, Kind, Payload, all_finite
 from .wire import TensorLayout
 
 #: Who decodes a kind of payload. One line for each kind; numbers are never reused.
@@ -94,7 +94,7 @@ def accumulate(
     for kind, group in groups.items():
         many, factors = zip(*group, strict=True)
         DECODERS[kind].accumulate_many(many, factors, out)
-    if not bool(out.isfinite().all()):
+    if not all_finite(out):
         msg = (
             f"accumulate: the sum of {len(payloads)} payloads overflows {out.dtype}; "
             "a sender is at fault, decode them one by one to find it"

@@ -27,6 +27,12 @@ def orthonormal(a: Tensor) -> Tensor:
     return basis
 
 
+def largest_magnitude(x: Tensor) -> Tensor:
+    """Give the largest magnitude of a tensor that is not empty, as a scalar tensor."""
+    low, high = torch.aminmax(x)
+    return torch.maximum(-low, high)
+
+
 def normalised(x: Tensor) -> tuple[Tensor, float]:
     """Give ``x`` in working precision over its largest magnitude, and that.
 
@@ -36,7 +42,7 @@ def normalised(x: Tensor) -> tuple[Tensor, float]:
     work = x.to(working_dtype(x.dtype))
     if not work.numel():
         return work, 0.0
-    top = work.abs().max()
+    top = largest_magnitude(work)
     peak = float(top)
     # Divided by a tensor: CUDA would multiply by the reciprocal of a Python number,
     # which is infinite for subnormal ones.

@@ -96,9 +96,11 @@ class Rng:
         _hash_host(start, self.key, out)
         return torch.from_numpy(out.view(np.int32))
 
-    def uniform(self, count: int, device: torch.device | str = "cpu") -> Tensor:
-        """Draw float32 numbers in [0, 1), multiples of 2^-24."""
-        bits = self.bits32(count, device)
+    def uniform(
+        self, count: int, device: torch.device | str = "cpu", start: int = 0
+    ) -> Tensor:
+        """Draw float32 numbers in [0, 1), multiples of 2^-24; ``start`` jumps."""
+        bits = self.bits32(count, device, start)
         return ((bits >> 8) & 0xFFFFFF).to(torch.float32).mul_(2.0**-24)
 
     def normal(self, *shape: int, device: torch.device | str = "cpu") -> Tensor:

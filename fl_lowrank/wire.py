@@ -29,7 +29,7 @@ from .codecs import bits, floats, indices, symbols
 from .codecs.varint import unzigzag, write_varint, zigzag
 from .errors import WireError
 from .framing import DTYPES, Reader, dtype_code, open_sealed, seal
-from .types import Coding, Field, Kind, Payload, Shape
+from .types import Coding, Field, Kind, Payload, Shape, all_finite
 
 #: Entries that a tensor read without an expectation may have.
 MAX_ENTRIES = 1 << 31
@@ -230,7 +230,7 @@ def _read_raw(reader: Reader, limit: int) -> Tensor:
         msg = f"wire: expected at most {limit} numbers, found {len(data)} bytes"
         raise WireError(msg)
     values = floats.decode_raw(data, dtype)
-    if dtype.is_floating_point and not bool(torch.isfinite(values).all()):
+    if dtype.is_floating_point and not all_finite(values):
         msg = "wire: a field holds NaN or infinite numbers"
         raise WireError(msg)
     return values

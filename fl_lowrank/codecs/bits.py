@@ -160,9 +160,8 @@ def pack_uints(values: NDArray[np.uint64], widths: NDArray[Any]) -> bytes:
     # A width of 64 has no remaining bits, so no shift reaches 64 here.
     shifts = 8 * whole[has_rest].astype(np.uint64)
     tops = (values[has_rest] >> shifts).astype(np.uint8)
-    columns = np.unpackbits(tops[:, None], axis=1, bitorder="little")
-    used = np.arange(8, dtype=np.uint8) < rest[has_rest][:, None]
-    return b"".join([*planes, pack_mask(columns[used].view(np.bool_))])
+    columns = np.unpackbits(tops[:, None], axis=1, bitorder="little").view(np.bool_)
+    return b"".join([*planes, pack_mask(columns[_used_bits(rest[has_rest])].ravel())])
 
 
 def unpack_uints(data: bytes, widths: NDArray[Any]) -> NDArray[np.uint64]:
@@ -196,7 +195,9 @@ def unpack_uints(data: bytes, widths: NDArray[Any]) -> NDArray[np.uint64]:
     values = np.zeros(len(widths), dtype=np.uint64)
     has_rest = rest > 0
     columns = np.zeros((int(np.count_nonzero(has_rest)), 8), dtype=np.bool_)
-    columns[np.arange(8, dtype=np.uint8) < rest[has_rest][:, None]] = stream
+    used = _used_bits(rest[has_rest])
+    same = isinstance(used, tuple)
+    columns[used] = stream.reshape(len(columns), -1) if same else stream
     tops = np.packbits(columns, axis=1, bitorder="little")[:, 0].astype(np.uint64)
     values[has_rest] = tops << 8 * whole[has_rest].astype(np.uint64)
     pos = 0
@@ -207,3 +208,10 @@ def unpack_uints(data: bytes, widths: NDArray[Any]) -> NDArray[np.uint64]:
         values[reaches] |= column.astype(np.uint64) << np.uint64(8 * plane)
         pos += size
     return values
+
+
+def _used_bits(widths: NDArray[np.uint8]) -> Any:
+    """Select the low bits of each row of eight: a slice if all widths are the same."""
+    if len(widths) and (widths == widths[0]).all():
+        return np.s_[:, : widths[0]]
+    return np.arange(8, dtype=np.uint8) < widths[:, None]

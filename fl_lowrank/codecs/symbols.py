@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +26,13 @@ from .alphabet import INT64_MAX
 from .ans import ans_decode, ans_encode
 from .bits import pack_uints, unpack_uints
 from .frequencies import Frequencies
+from .lookup import look_up
 from .planning import Histogram, Plan, histogram, plan
 from .varint import read_varint, unzigzag, write_varint, zigzag
 
 _MODE_VARINTS, _MODE_ANS = 65, 66
 _MAX_VARINTS = 64  # they are read one by one
+_NEVER = np.zeros(0, dtype=np.bool_)
 _SYMBOL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -57,7 +59,7 @@ def encode_symbols(symbols: Tensor) -> bytes:
             "encode_symbols: expected a one-dimensional integer tensor, found "
             f"{symbols.dtype} of shape {tuple(symbols.shape)}; convert it first"
         )
-    return plan_stream(symbols.detach().to("cpu", torch.int64).numpy()).write()
+    return plan_stream(symbols.detach().cpu().numpy()).write()
 
 
 def decode_symbols(data: bytes, count: int) -> Tensor:
@@ -109,12 +111,12 @@ class StreamPlan(NamedTuple):
     write: Callable[[], bytes]
 
 
-def plan_stream(values: NDArray[np.int64]) -> StreamPlan:
+def plan_stream(values: NDArray[np.integer[Any]]) -> StreamPlan:
     """Find the shortest way to code values, without coding them yet.
 
     Parameters
     ----------
-    values : ndarray of int64
+    values : ndarray of int64, int32, int16, int8 or uint8
         One-dimensional.
 
     Returns
@@ -135,14 +137,17 @@ def plan_stream(values: NDArray[np.int64]) -> StreamPlan:
         )
         ways.append(StreamPlan(len(varints), lambda: varints))
     if width:
-        found = histogram(values)
+        found = histogram(values, low, high)
         planned = plan(found)
         ways.append(StreamPlan(planned.size_bytes, partial(_write_ans, found, planned)))
     return min(ways, key=lambda way: way.size_bytes)
 
 
-def _write_fixed(values: NDArray[np.int64], head: bytes, low: int, width: int) -> bytes:
-    offsets = values.view(np.uint64) - np.uint64(low % (1 << 64))
+def _write_fixed(
+    values: NDArray[np.integer[Any]], head: bytes, low: int, width: int
+) -> bytes:
+    wide = values.astype(np.int64, copy=False)
+    offsets = wide.view(np.uint64) - np.uint64(low % (1 << 64))
     return head + pack_uints(offsets, np.full(len(values), width, dtype=np.uint8))
 
 
@@ -182,20 +187,23 @@ def _write_ans(found: Histogram, planned: Plan) -> bytes:
     alphabet, slots = frequencies.alphabet, frequencies.slots
     ranks = np.zeros(alphabet.size, dtype=np.int32)
     ranks[slots] = np.arange(len(slots), dtype=np.int32)
-    # One look-up a value, by its place in the window. What "clip" makes of places
-    # outside the window is overwritten; slots that it moves belong to no value.
-    places = found.offsets.view(np.int64)
+    # One look-up a value, by its place in the window. What places outside the window
+    # give is overwritten; slots that "clip" moves belong to no value.
+    places = found.offsets
+    if places.dtype == np.uint64:
+        places = places.view(np.int64)
     window = alphabet.locate(found.start + np.arange(len(found.counts)))
-    rest = np.flatnonzero(found.offsets >= len(found.counts))
-    symbols = ranks.take(window.slots, mode="clip").take(places, mode="clip")
+    is_rest = found.offsets >= len(found.counts) if len(found.outside) else _NEVER
+    rest = np.flatnonzero(is_rest)
+    symbols = look_up(ranks.take(window.slots, mode="clip"), places)
     symbols[rest] = ranks[outside.slots]
     coded = ans_encode(symbols, frequencies.weights)
     head = bytes([_MODE_ANS]) + frequencies.to_bytes()
     if not alphabet.entries(slots).widths.any():
         return head + coded
-    widths = window.widths.astype(np.uint8).take(places, mode="clip")
+    widths = look_up(window.widths.astype(np.uint8), places)
     widths[rest] = outside.widths
-    offsets = window.offsets.take(places, mode="clip")
+    offsets = look_up(window.offsets, places)
     offsets[rest] = outside.offsets
     tails = np.flatnonzero(widths)
     low_bits = pack_uints(offsets[tails], widths[tails])
@@ -206,7 +214,8 @@ def _read_ans(data: bytes, count: int) -> NDArray[np.int64]:
     frequencies, pos = Frequencies.read(data, 1)
     entries = frequencies.alphabet.entries(frequencies.slots)
     if not entries.widths.any():
-        return entries.bases[ans_decode(data[pos:], frequencies.weights, count)]
+        symbols = ans_decode(data[pos:], frequencies.weights, count)
+        return look_up(entries.bases, symbols)
     size, pos = read_varint(data, pos)
     if size > len(data) - pos:
         raise WireError(
@@ -214,7 +223,7 @@ def _read_ans(data: bytes, count: int) -> NDArray[np.int64]:
             "the data are cut or damaged"
         )
     symbols = ans_decode(data[pos : pos + size], frequencies.weights, count)
-    tails = np.flatnonzero(entries.widths.astype(np.bool_)[symbols])
+    tails = np.flatnonzero(look_up(entries.widths.astype(np.bool_), symbols))
     kinds = symbols[tails]
     offsets = unpack_uints(data[pos + size :], entries.widths[kinds])
     if (offsets > entries.rooms[kinds]).any():
@@ -222,6 +231,6 @@ def _read_ans(data: bytes, count: int) -> NDArray[np.int64]:
             "decode_symbols: expected 64-bit integers, found values beyond; the data "
             "are damaged"
         )
-    values = entries.bases[symbols]
+    values = look_up(entries.bases, symbols)
     values[tails] += entries.signs[kinds] * offsets.view(np.int64)
     return values

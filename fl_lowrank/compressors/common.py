@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, SettingError, WireError
-from ..types import Payload
+from ..linalg import largest_magnitude
+from ..types import Payload, all_finite
 
 
 def keep_count(fraction: float | None, k: int | None, numel: int) -> int:
@@ -50,8 +51,13 @@ def finish(payload: Payload, flat: Tensor) -> Tensor:
 
     The input was finite, so the nearest finite number is never farther from it.
     """
-    out = flat.to(payload.dtype).reshape(payload.shape)
-    if payload.dtype.is_floating_point and not bool(torch.isfinite(out).all()):
+    return settled(payload, flat).reshape(payload.shape)
+
+
+def settled(payload: Payload, values: Tensor) -> Tensor:
+    """Do the same with any part of the values, in their own shape."""
+    out = values.to(payload.dtype)
+    if payload.dtype.is_floating_point and not all_finite(out):
         need(not bool(out.isnan().any()), payload, "decodes to NaN")
         largest = torch.finfo(payload.dtype).max
         out = out.clamp(-largest, largest)
@@ -60,10 +66,15 @@ def finish(payload: Payload, flat: Tensor) -> Tensor:
 
 def check_range(who: str, x: Tensor, factor: float) -> None:
     """Refuse entries that would overflow their dtype when multiplied."""
-    peak = float(x.detach().abs().max()) if x.numel() else 0.0
-    if peak * factor > torch.finfo(x.dtype).max:
+    peak = float(largest_magnitude(x.detach())) if x.numel() else 0.0
+    check_peak(who, peak, x.dtype, factor)
+
+
+def check_peak(who: str, peak: float, dtype: torch.dtype, factor: float) -> None:
+    """Refuse a largest magnitude that would overflow the dtype when multiplied."""
+    if peak * factor > torch.finfo(dtype).max:
         msg = (
             f"{who}: entries up to {peak:.3g} times {factor:.3g} do not fit "
-            f"{x.dtype}; scale the tensor down or use a wider dtype"
+            f"{dtype}; scale the tensor down or use a wider dtype"
         )
         raise InputError(msg)

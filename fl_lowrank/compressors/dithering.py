@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..linalg import normalised, working_dtype
+from ..linalg import working_dtype
 from ..rng import Rng
 from ..types import (
     Coding,
@@ -45,7 +45,8 @@ from ..types import (
     Unbiased,
     check_input,
 )
-from .common import check_range, finish, need
+from .common import check_peak, finish, need
+from .levels import Scaled, nearest_levels, to_levels
 
 LEVELS = Kind(5, "levels", ("scale", "levels"), (Coding.RAW, Coding.SYMBOLS))
 
@@ -53,31 +54,34 @@ LEVELS = Kind(5, "levels", ("scale", "levels"), (Coding.RAW, Coding.SYMBOLS))
 LEAST_ERROR = 1e-6
 
 
-def _relative(x: Tensor, variance: float) -> tuple[Tensor, float, float]:
-    """Entries in units of ``2 h |x|``; that unit over the peak; the peak."""
-    work, peak = normalised(x.reshape(-1))
-    norm = math.sqrt(float(work.to(torch.float64).square().sum()))
-    unit = 2.0 * math.sqrt(variance / max(work.numel(), 1)) * norm
-    return (work / unit if unit > 0.0 else work), unit, peak
-
-
-def _payload(x: Tensor, scale: float, levels: Tensor) -> Payload:
-    dtype = working_dtype(x.dtype)
-    if 0.0 < scale < torch.finfo(dtype).tiny:
-        dtype = torch.float64  # a subnormal float32 has too few digits
-    value = torch.tensor([scale], dtype=dtype)
+def levels_payload(x: Tensor, scale: float, levels: Tensor) -> Payload:
+    """Make the message that x is ``scale`` times the levels."""
     fields = {
-        "scale": Field(Coding.RAW, value),
-        "levels": Field(Coding.SYMBOLS, levels.to(torch.int64)),
+        "scale": Field(Coding.RAW, scale_tensor(x, scale)),
+        "levels": Field(Coding.SYMBOLS, levels),
     }
     return Payload(LEVELS, tuple(x.shape), x.dtype, fields)
 
 
-def _decode(payload: Payload) -> Tensor:
+def scale_tensor(x: Tensor, scale: float) -> Tensor:
+    """Give a scale of x as it is sent, in working precision."""
+    dtype = working_dtype(x.dtype)
+    if 0.0 < scale < torch.finfo(dtype).tiny:
+        dtype = torch.float64  # a subnormal float32 has too few digits
+    return torch.tensor([scale], dtype=dtype)
+
+
+def scale_and_levels(payload: Payload) -> tuple[Tensor, Tensor]:
+    """Give the fields of a payload with a scale and one level for each entry."""
     scale, levels = payload.tensor("scale"), payload.tensor("levels")
     need(scale.numel() == 1 and scale.is_floating_point(), payload, "no scale")
     need(levels.numel() == payload.numel, payload, f"{levels.numel()} levels")
-    return finish(payload, levels.to(scale.dtype) * scale.to(levels.device))
+    return scale.to(levels.device), levels
+
+
+def _decode(payload: Payload) -> Tensor:
+    scale, levels = scale_and_levels(payload)
+    return finish(payload, levels.to(scale.dtype).mul_(scale))
 
 
 @dataclass(frozen=True)
@@ -114,15 +118,13 @@ class SparseDithering(Compressor):
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Round, then project x on the direction of the levels."""
         del rng
-        relative, unit, peak = _relative(check_input(self.name, x), self.nu)
+        scaled = Scaled.of(check_input(self.name, x))
         reach = 1.5 * (1.0 + math.sqrt(self.nu))  # of levels and scale, over the peak
-        check_range(self.name, x.to(working_dtype(x.dtype)), reach)
-        levels = torch.sign(relative) * torch.floor(relative.abs() + 0.5)
-        wide = levels.to(torch.float64)
-        square = float(wide.square().sum())
-        along = float((wide * relative.to(torch.float64)).sum())
-        scale = unit * along / square if square > 0.0 else 0.0
-        return _payload(x, scale * peak, levels), state
+        check_peak(self.name, scaled.peak, working_dtype(x.dtype), reach)
+        step = 2.0 * math.sqrt(self.nu) * scaled.rms
+        rounded = nearest_levels(scaled, step)
+        scale = step * rounded.gain * scaled.peak
+        return levels_payload(x, scale, rounded.levels), state
 
     @staticmethod
     def decode(payload: Payload) -> Tensor:
@@ -162,13 +164,18 @@ class SparseDitheringUnbiased(Compressor):
 
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Round up with the probability that keeps the mean."""
-        relative, unit, peak = _relative(check_input(self.name, x), self.omega)
-        check_range(self.name, x, 1.0 + 2.0 * math.sqrt(self.omega))
-        draws = rng.uniform(relative.numel(), relative.device)
-        size = relative.abs()
-        lower = torch.floor(size)
-        levels = torch.sign(relative) * (lower + (draws < size - lower))
-        return _payload(x, unit * peak, levels), state
+        scaled = Scaled.of(check_input(self.name, x))
+        check_peak(self.name, scaled.peak, x.dtype, 1.0 + 2.0 * math.sqrt(self.omega))
+        step = 2.0 * math.sqrt(self.omega) * scaled.rms
+
+        def at_random(q: Tensor, block: slice) -> Tensor:
+            draws = rng.uniform(q.numel(), q.device, block.start)
+            size = q.abs()
+            lower = size.floor()
+            return q.sign() * (lower + (draws < size - lower))
+
+        levels = to_levels(scaled, step, at_random)
+        return levels_payload(x, step * scaled.peak, levels), state
 
     @staticmethod
     def decode(payload: Payload) -> Tensor:

@@ -39,7 +39,8 @@ from ..types import (
     Unbiased,
     check_input,
 )
-from .common import check_keep, check_range, finish, keep_count, need
+from .common import check_keep, check_range, keep_count, need, settled
+from .selection import candidates
 
 SPARSE = Kind(
     2, "sparse", ("indices", "values"), (Coding.INDICES, Coding.RAW), inner=("values",)
@@ -49,20 +50,22 @@ SEEDED = Kind(
 )
 
 
-def largest(magnitude: Tensor, k: int) -> Tensor:
-    """Positions of the ``k`` largest nonzero entries, in increasing order.
+def largest(values: Tensor, k: int) -> Tensor:
+    """Positions of the ``k`` nonzero entries of largest magnitude, in increasing order.
 
     Ties go to the smaller position, so that every device chooses alike.
     """
-    if k >= magnitude.numel():
-        return magnitude.nonzero().reshape(-1)
+    if k >= values.numel():
+        return values.nonzero().reshape(-1)
+    among = candidates(values, k)
+    magnitude = values[among].abs()
     threshold = torch.topk(magnitude, k, sorted=False).values.min()
     if not threshold > 0:
-        return magnitude.nonzero().reshape(-1)
+        return among[magnitude > 0]
     chosen = magnitude > threshold
     missing = k - int(chosen.sum())
     chosen[(magnitude == threshold).nonzero().reshape(-1)[:missing]] = True
-    return chosen.nonzero().reshape(-1)
+    return among[chosen]
 
 
 def sparse_payload(x: Tensor, indices: Tensor) -> Payload:
@@ -76,9 +79,9 @@ def sparse_payload(x: Tensor, indices: Tensor) -> Payload:
 
 def _scatter(payload: Payload, indices: Tensor, values: Tensor) -> Tensor:
     """Put values into zeros."""
-    out = torch.zeros(payload.numel, dtype=values.dtype, device=values.device)
-    out[indices] = values
-    return finish(payload, out)
+    out = torch.zeros(payload.numel, dtype=payload.dtype, device=values.device)
+    out[indices] = settled(payload, values)
+    return out.reshape(payload.shape)
 
 
 def _add_scattered(
@@ -149,7 +152,7 @@ class TopK(Keep):
         """Select by magnitude."""
         del rng
         flat = check_input(self.name, x).reshape(-1)
-        indices = largest(flat.abs(), self.count(flat.numel()))
+        indices = largest(flat, self.count(flat.numel()))
         return sparse_payload(x, indices), state
 
     @staticmethod

@@ -18,6 +18,8 @@ from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
 from .compressors.wrappers import INDUCED, SHRUNK, Induced, Shrunk, shrink_factor
+from .compressors.subtractive import DITHERED, Dither
+from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
 from .errors import WireError
 from .types import Compressor, Kind, Payload, all_finite
 from .wire import TensorLayout
@@ -33,6 +35,7 @@ DECODERS: dict[Kind, type[Compressor]] = {
     LOWRANK: Svd,
     SHRUNK: Shrunk,
     INDUCED: Induced,
+    DITHERED: Dither,
 }
 registry.DECODERS = DECODERS
 

@@ -30,7 +30,7 @@ def orthonormal(a: Tensor) -> Tensor:
 def largest_magnitude(x: Tensor) -> Tensor:
     """Give the largest magnitude of a tensor that is not empty, as a scalar tensor."""
     low, high = torch.aminmax(x)
-    return torch.maximum(-low, high)
+    return torch.maximum(low.abs(), high.abs())
 
 
 def normalised(x: Tensor) -> tuple[Tensor, float]:

@@ -16,6 +16,9 @@ from ..compressors import (
     F16,
     BySize,
     Flat,
+    Dither,
+    DitherUnbiased,
+    Ecsq,
     Identity,
     Induced,
     Natural,
@@ -97,6 +100,26 @@ def _(compressor: SparseDitheringUnbiased, shape: Shape, dtype: torch.dtype) -> 
     del dtype
     d = math.prod(shape)
     return sparse_dithering_unbiased_bytes(d, compressor.omega) + FRAME_BYTES
+
+
+@byte_bound.register
+def _(compressor: Ecsq, shape: Shape, dtype: torch.dtype) -> float:
+    """Sparse dithering has levels of the step ``2 sqrt nu``, and so has this."""
+    del dtype
+    nu = compressor.nmse
+    if compressor.step is not None:
+        nu = compressor.step**2 / 4.0
+    assert nu is not None
+    return sparse_dithering_bytes(math.prod(shape), nu) + FRAME_BYTES
+
+
+@byte_bound.register(Dither)
+@byte_bound.register(DitherUnbiased)
+def _(compressor: Dither | DitherUnbiased, shape: Shape, dtype: torch.dtype) -> float:
+    """Levels are neighbours of x in steps, with the odds of unbiased rounding."""
+    del dtype
+    omega = 3.0 * compressor.variance
+    return sparse_dithering_unbiased_bytes(math.prod(shape), omega) + 3 * FRAME_BYTES
 
 
 @byte_bound.register(Identity)

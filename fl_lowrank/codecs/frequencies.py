@@ -131,14 +131,16 @@ class Frequencies:
         return frequencies, pos + table_size
 
 
-def level_of_counts(counts: NDArray[np.int64], mantissa_bits: int) -> NDArray[np.int64]:
+def level_of_counts(
+    counts: NDArray[np.int64], mantissa_bits: int | NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Round positive counts to codes that ascend with the count.
 
     Parameters
     ----------
     counts : ndarray of int64
         Positive.
-    mantissa_bits : int
+    mantissa_bits : int or ndarray of int64
         Counts up to ``2 * 2**mantissa_bits`` are kept exactly, larger ones to so many
         bits behind the leading one.
 
@@ -153,7 +155,7 @@ def level_of_counts(counts: NDArray[np.int64], mantissa_bits: int) -> NDArray[np
 
 
 def counts_of_levels(
-    levels: NDArray[np.int64], mantissa_bits: int
+    levels: NDArray[np.int64], mantissa_bits: int | NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Give the middle of the counts that share a code.
 
@@ -161,7 +163,7 @@ def counts_of_levels(
     ----------
     levels : ndarray of int64
         Codes from :func:`level_of_counts`.
-    mantissa_bits : int
+    mantissa_bits : int or ndarray of int64
         As there.
 
     Returns
@@ -175,7 +177,9 @@ def counts_of_levels(
     return counts
 
 
-def table_bits(slots: NDArray[np.int64], levels: NDArray[np.int64]) -> float:
+def table_bits(
+    slots: NDArray[np.int64], levels: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Estimate the bits of :meth:`Frequencies.to_bytes`.
 
     Parameters
@@ -183,16 +187,19 @@ def table_bits(slots: NDArray[np.int64], levels: NDArray[np.int64]) -> float:
     slots : ndarray of int64
         The slots that occur, ascending.
     levels : ndarray of int64
-        Their codes.
+        Their codes, a row for each precision.
 
     Returns
     -------
-    float
-        Bits, without the few that depend on the alphabet only.
+    ndarray of float64
+        Bits for each row, without the few that depend on the alphabet only.
     """
     runs = _runs(slots).astype(np.float64)
-    run_bits = float((2 * np.frexp(runs)[1] - 1).sum())
-    return run_bits + float(rice_bits(_steps(levels)).min(initial=1e9))
+    run_bits = (2 * np.frexp(runs)[1] - 1).sum()
+    bits: NDArray[np.float64] = run_bits + rice_bits(_steps(levels)).min(
+        axis=-1, initial=1e9
+    )
+    return bits
 
 
 def rice_bits(steps: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -201,16 +208,16 @@ def rice_bits(steps: NDArray[np.int64]) -> NDArray[np.int64]:
     Parameters
     ----------
     steps : ndarray of int64
-        Non-negative integers.
+        Non-negative integers; of several rows, each is counted.
 
     Returns
     -------
     ndarray of int64
-        Bits for widths 0 to 15.
+        Bits for widths 0 to 15, on the last axis.
     """
     widths = np.arange(_MAX_RICE_WIDTH + 1)
-    high_parts: NDArray[np.int64] = (steps[:, None] >> widths).sum(axis=0)
-    return high_parts + (widths + 1) * len(steps)
+    high_parts: NDArray[np.int64] = (steps[..., None] >> widths).sum(axis=-2)
+    return high_parts + (widths + 1) * steps.shape[-1]
 
 
 def _runs(slots: NDArray[np.int64]) -> NDArray[np.int64]:

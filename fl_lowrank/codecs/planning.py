@@ -21,7 +21,7 @@ from .frequencies import (
 )
 
 _SAMPLE_SIZE = 4096
-_DEFAULT_MANTISSA_BITS = 2
+_DEFAULT_MANTISSA_BITS = np.array([2])
 _PATIENCE = 4  # cores tried in vain before the search ends
 _MANY = 1 << 16  # bytes from which on counting them in pairs is faster
 _NONE = np.empty(0, dtype=np.int64)
@@ -129,7 +129,7 @@ def plan(found: Histogram) -> Plan:
         located = alphabet.locate(support)
         slots, counts = _tally(alphabet, located, masses)
         bits = float(masses @ located.widths)
-        bits += _coded_bits(slots, counts, _DEFAULT_MANTISSA_BITS)
+        bits += float(_coded_bits(slots, counts, _DEFAULT_MANTISSA_BITS)[0])
         failures = failures + 1 if bits >= best_bits else 0
         if bits < best_bits:
             best_bits, best_core = bits, core
@@ -147,11 +147,8 @@ def _finish(found: Histogram, core: tuple[int, int]) -> Plan:
     masses[: len(kinds)] = found.counts[kinds]
     located = alphabet.locate(support)
     slots, counts = _tally(alphabet, located, masses)
-    costs = [
-        _coded_bits(slots, counts, mantissa_bits)
-        for mantissa_bits in range(MAX_MANTISSA_BITS + 1)
-    ]
-    mantissa_bits = int(np.argmin(costs))
+    costs = _coded_bits(slots, counts, np.arange(MAX_MANTISSA_BITS + 1))
+    mantissa_bits = int(costs.argmin())
     trimmed = Alphabet(
         alphabet.low,
         alphabet.core_size,
@@ -166,7 +163,7 @@ def _finish(found: Histogram, core: tuple[int, int]) -> Plan:
         located.widths[len(kinds) :],
         located.offsets[len(kinds) :],
     )
-    bits = costs[mantissa_bits] + float(masses @ located.widths)
+    bits = float(costs[mantissa_bits]) + float(masses @ located.widths)
     # Around the table and the coder's words: mode, core and lengths.
     return Plan(frequencies, outside, bits / 8 + 10)
 
@@ -195,10 +192,12 @@ def _tally(
 
 
 def _coded_bits(
-    slots: NDArray[np.int64], counts: NDArray[np.int64], mantissa_bits: int
-) -> float:
-    """Bits of the table and of the slots coded with it."""
-    levels = level_of_counts(counts, mantissa_bits)
-    weights = counts_of_levels(levels, mantissa_bits).astype(np.float64)
-    coded = counts.sum() * np.log2(weights.sum()) - float(counts @ np.log2(weights))
-    return float(coded) + table_bits(slots, levels)
+    slots: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    mantissa_bits: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Bits of the table and of the slots coded with it, for each precision."""
+    levels = level_of_counts(counts, mantissa_bits[:, None])
+    weights = counts_of_levels(levels, mantissa_bits[:, None]).astype(np.float64)
+    coded: NDArray[np.float64] = counts.sum() * np.log2(weights.sum(axis=1))
+    return coded - np.log2(weights) @ counts + table_bits(slots, levels)

@@ -189,7 +189,7 @@ def _write_ans(found: Histogram, planned: Plan) -> bytes:
     ranks[slots] = np.arange(len(slots), dtype=np.int32)
     # One look-up a value, by its place in the window. What places outside the window
     # give is overwritten; slots that "clip" moves belong to no value.
-    places = found.offsets
+    places: NDArray[np.integer[Any]] = found.offsets
     if places.dtype == np.uint64:
         places = places.view(np.int64)
     window = alphabet.locate(found.start + np.arange(len(found.counts)))

@@ -9,6 +9,10 @@ from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
 from .sparse import RandK, Threshold, TopK
 from .wrappers import BySize, Flat, Induced, Shrunk, Then
+from .scalar import Ecsq
+from .sparse import RandK, TopK
+from .subtractive import Dither, DitherUnbiased
+from .wrappers import BySize, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
 COMPRESSORS: dict[str, type[Compressor]] = {
@@ -25,6 +29,9 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         PowerSgd,
         SparseDithering,
         SparseDitheringUnbiased,
+        Ecsq,
+        Dither,
+        DitherUnbiased,
         Shrunk,
         BySize,
         Threshold,
@@ -38,6 +45,9 @@ __all__ = [
     "F16",
     "BySize",
     "Flat",
+    "Dither",
+    "DitherUnbiased",
+    "Ecsq",
     "Identity",
     "Induced",
     "Natural",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,13 +34,13 @@ class Scaled:
     top : Tensor
         () its largest magnitude, in working precision; 0 for the zero vector and the
         empty one.
-    norm : float
-        Its norm over that; 0 for these.
+    rms : float
+        Root of the mean square of its entries over that; 0 for these.
     """
 
     flat: Tensor
     top: Tensor
-    norm: float
+    rms: float
 
     @staticmethod
     def of(x: Tensor) -> Scaled:
@@ -54,17 +54,12 @@ class Scaled:
             return plain
         parts = (plain.part(block).to(torch.float64) for block in plain.blocks())
         square = sum(float(torch.dot(part, part)) for part in parts)
-        return Scaled(flat, plain.top, math.sqrt(square))
+        return Scaled(flat, plain.top, math.sqrt(square / flat.numel()))
 
     @property
     def peak(self) -> float:
         """The largest magnitude as a number."""
         return float(self.top)
-
-    @property
-    def rms(self) -> float:
-        """Root of the mean square over the peak."""
-        return self.norm / math.sqrt(max(self.flat.numel(), 1))
 
     def blocks(self) -> Iterator[slice]:
         """Cut the vector into pieces."""
@@ -77,9 +72,9 @@ class Scaled:
         return self.flat[block].to(self.top.dtype) / self.top
 
     def sample(self, count: int) -> Scaled:
-        """Give about ``count`` entries at equal distances, in the same units."""
+        """Give about ``count`` entries at equal distances, in the units of all."""
         stride = max(self.flat.numel() // count, 1)
-        return Scaled(self.flat[::stride].contiguous(), self.top, math.nan)
+        return replace(self, flat=self.flat[::stride].contiguous())
 
 
 @dataclass(frozen=True)
@@ -154,7 +149,7 @@ def to_levels(
         (d,) int32; zeros for the zero vector.
     """
     levels = torch.zeros(x.flat.numel(), dtype=torch.int32, device=x.flat.device)
-    if x.norm > 0.0 or math.isnan(x.norm):
+    if x.peak > 0.0:
         for block in x.blocks():
             levels[block] = rounding(x.part(block).div_(step), block)
     return levels

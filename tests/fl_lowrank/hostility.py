@@ -37,6 +37,11 @@ SENDERS = [
     ("powersgd(rank=1) >> topk(fraction=0.5)", (9, 7), torch.bfloat16),
     ("sparse_dithering(nu=0.1)", (15, 16), torch.float32),
     ("sparse_dithering_unbiased(omega=0.25)", (400,), torch.float64),
+    ("ecsq(nmse=0.05)", (20, 9), torch.float16),
+    ("ecsq(step=2.0)", (333,), torch.float64),
+    ("dither(nmse=0.1)", (300,), torch.float32),
+    ("dither(step=2.0)", (64, 130), torch.float32),
+    ("dither_unbiased(step=0.5)", (50,), torch.bfloat16),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("shrunk(inner=natural_stochastic())", (33,), torch.float16),
     ("by_size(threshold=10, small=f16(), large=topk(k=3))", (7, 7), torch.float32),
@@ -147,10 +152,17 @@ def equal_symbols(count: int, value: int) -> bytes:
     return field(Coding.SYMBOLS, write_varint(count) + stream)
 
 
+def grouped(*counts: int) -> list[bytes]:
+    """Write a field of so many twos for each count."""
+    nothing = field(Coding.SYMBOLS, write_varint(0))
+    return [equal_symbols(n, 2) if n else nothing for n in counts]
+
+
 def no_bits() -> bytes:
     return field(Coding.BITS, write_varint(0))
 
 
+DITHERED = 14
 NONE, ALL = field(Coding.INDICES, b"\0"), field(Coding.INDICES, b"\1")
 DENSE, HALF, SPARSE, SEEDED, POWERS, LEVELS, LOWRANK, SHRUNK = range(8)
 INDUCED = 22
@@ -280,6 +292,36 @@ FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
         body_of((9,), LEVELS, raw(1.0), equal_symbols(8, 2)),
         (9,),
     ),
+    "dithered: a negative seed": (
+        body_of((2,), DITHERED, integers(-1), raw(1.0), *grouped(2, 0, 0, 0)),
+        (2,),
+    ),
+    "dithered: two seeds": (
+        body_of((2,), DITHERED, integers(1, 2), raw(1.0), *grouped(2, 0, 0, 0)),
+        (2,),
+    ),
+    "dithered: no scale": (
+        body_of((2,), DITHERED, integers(1), raw(), *grouped(2, 0, 0, 0)),
+        (2,),
+    ),
+    "dithered: an integer scale": (
+        body_of(
+            (2,), DITHERED, integers(1), raw(1, dtype=torch.int64), *grouped(2, 0, 0, 0)
+        ),
+        (2,),
+    ),
+    "dithered: fewer levels than entries": (
+        body_of((9,), DITHERED, integers(1), raw(1.0), *grouped(8, 0, 0, 0)),
+        (9,),
+    ),
+    "dithered: more levels than entries": (
+        body_of((9,), DITHERED, integers(1), raw(1.0), *grouped(9, 1, 0, 0)),
+        (9,),
+    ),
+    "dithered: levels of another group": (
+        body_of((9,), DITHERED, integers(1), raw(1.0), *grouped(0, 0, 0, 9)),
+        (9,),
+    ),
     "low rank: the factors differ in rank": (
         body_of((6, 6), LOWRANK, raw(*[1.0] * 12), raw(*[1.0] * 6)),
         (6, 6),
@@ -393,6 +435,9 @@ TOO_LARGE: dict[str, tuple[bytes, tuple[int, ...]]] = {
             (1,), INDUCED, *[field(Coding.NESTED, body_of((1,), DENSE, raw(3e38)))] * 2
         ),
         (1,),
+    "dithered: the scale overflows": (
+        body_of((2,), DITHERED, integers(1), raw(3e38), *grouped(2, 0, 0, 0)),
+        (2,),
     ),
     "low rank: the product overflows": (
         body_of((3, 3), LOWRANK, raw(*[1e30] * 3), raw(*[1e30] * 3)),

@@ -13,14 +13,15 @@
 
 from __future__ import annotations
 
-from . import envelope, errors, feedback, rng
+from . import allocate, envelope, errors, feedback, rng
 from .compressors import (
     F16,
+    Budget,
     BySize,
-    Flat,
     Dither,
     DitherUnbiased,
     Ecsq,
+    Flat,
     Identity,
     Induced,
     Natural,
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "F16",
+    "Budget",
     "BySize",
     "Compressor",
     "Contractive",
@@ -83,6 +85,7 @@ __all__ = [
     "TopK",
     "Unbiased",
     "accumulate",
+    "allocate",
     "decode",
     "envelope",
     "errors",

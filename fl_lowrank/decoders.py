@@ -17,9 +17,8 @@ from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
-from .compressors.wrappers import INDUCED, SHRUNK, Induced, Shrunk, shrink_factor
 from .compressors.subtractive import DITHERED, Dither
-from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
+from .compressors.wrappers import INDUCED, SHRUNK, Induced, Shrunk, shrink_factor
 from .errors import WireError
 from .types import Compressor, Kind, Payload, all_finite
 from .wire import TensorLayout

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fl_lowrank import (
     F16,
+    Budget,
     BySize,
     Compressor,
-    Flat,
     Dither,
     DitherUnbiased,
     Ecsq,
+    Flat,
     Identity,
     Induced,
     Natural,
@@ -80,4 +81,7 @@ INSTANCES: tuple[Compressor, ...] = (
     Shrunk(Induced(TopK(fraction=0.1), RandK(fraction=0.1))),
     Flat(Then(TopK(fraction=0.1), Natural())),
     Flat(PowerSgd(rank=2)),
+    Budget(bytes=400),
+    Budget(bytes=150, method="topk"),
+    Budget(bytes=900, method="lowrank"),
 )

@@ -40,7 +40,9 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("decoders",),
     ("spec", "feedback"),
     ("updates",),
+    ("grouping",),
     ("model",),
+    ("allocate",),
     ("checks",),
 )
 TIER = {name: number for number, names in enumerate(TIERS) for name in names}

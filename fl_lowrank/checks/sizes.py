@@ -14,11 +14,12 @@ import torch
 from .. import wire
 from ..compressors import (
     F16,
+    Budget,
     BySize,
-    Flat,
     Dither,
     DitherUnbiased,
     Ecsq,
+    Flat,
     Identity,
     Induced,
     Natural,
@@ -153,6 +154,12 @@ def _(compressor: BySize, shape: Shape, dtype: torch.dtype) -> float:
 def _(compressor: Induced, shape: Shape, dtype: torch.dtype) -> float:
     parts = (compressor.biased, compressor.unbiased)
     return sum(byte_bound(part, shape, dtype) for part in parts) + FRAME_BYTES
+
+
+@byte_bound.register
+def _(compressor: Budget, shape: Shape, dtype: torch.dtype) -> float:
+    del shape, dtype
+    return compressor.bytes
 
 
 @byte_bound.register

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from ..types import Compressor
+from .budget import Budget
 from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
 from .lowrank import PowerSgd, Rsvd, Svd
 from .natural import Natural, NaturalStochastic
-from .sparse import RandK, Threshold, TopK
-from .wrappers import BySize, Flat, Induced, Shrunk, Then
 from .scalar import Ecsq
-from .sparse import RandK, TopK
+from .sparse import RandK, Threshold, TopK
 from .subtractive import Dither, DitherUnbiased
-from .wrappers import BySize, Shrunk, Then
+from .wrappers import BySize, Flat, Induced, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
 COMPRESSORS: dict[str, type[Compressor]] = {
@@ -37,17 +36,19 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         Threshold,
         Induced,
         Flat,
+        Budget,
     )
 }
 
 __all__ = [
     "COMPRESSORS",
     "F16",
+    "Budget",
     "BySize",
-    "Flat",
     "Dither",
     "DitherUnbiased",
     "Ecsq",
+    "Flat",
     "Identity",
     "Induced",
     "Natural",

@@ -46,6 +46,7 @@ SENDERS = [
     ("shrunk(inner=natural_stochastic())", (33,), torch.float16),
     ("by_size(threshold=10, small=f16(), large=topk(k=3))", (7, 7), torch.float32),
     ("threshold(relative=1.5)", (12, 9), torch.float32),
+    ("budget(bytes=90)", (300,), torch.float32),
     ("induced(biased=topk(k=2), unbiased=randk(k=5))", (8, 5), torch.float32),
     (
         "induced(biased=svd(rank=1), unbiased=sparse_dithering_unbiased())",
@@ -435,6 +436,7 @@ TOO_LARGE: dict[str, tuple[bytes, tuple[int, ...]]] = {
             (1,), INDUCED, *[field(Coding.NESTED, body_of((1,), DENSE, raw(3e38)))] * 2
         ),
         (1,),
+    ),
     "dithered: the scale overflows": (
         body_of((2,), DITHERED, integers(1), raw(3e38), *grouped(2, 0, 0, 0)),
         (2,),

@@ -71,7 +71,7 @@ def test_numbers() -> None:
 
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_every_name_is_understood_or_asks_for_its_settings(name: str) -> None:
-    if name in ("shrunk", "by_size", "induced", "flat"):
+    if name in ("shrunk", "by_size", "induced", "flat", "budget"):
         with pytest.raises(SpecError, match=f"{name} needs "):
             parse(f"{name}()")
     elif name in ("topk", "randk", "threshold"):

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from . import decoders, wire
 from .compressors import Budget
-from .compressors.allocation.plan import Part, exponent_of, parts_of, plan
+from .compressors.allocation.plan import Part, parts_of, plan
 from .grouping import join, layout_of
-from .model import ModelCodec, read_payloads
+from .messages import read_payloads
+from .model import ModelCodec
 from .rng import Rng
 from .types import Compressor
 
@@ -62,13 +63,10 @@ class Statistics:
         Of the tensors.
     parts : tuple[Part, ...]
         One for each.
-    unit : float
-        Of magnitudes in the parts.
     """
 
     names: tuple[str, ...]
     parts: tuple[Part, ...]
-    unit: float
 
 
 def settings(
@@ -121,9 +119,7 @@ def statistics(update: Mapping[str, Tensor], method: str = "dither") -> Statisti
     InputError
         If a tensor is not of finite floating-point numbers.
     """
-    tensors = list(update.values())
-    unit = math.ldexp(1.0, exponent_of(tensors))
-    return Statistics(tuple(update), tuple(parts_of(tensors, method)), unit)
+    return Statistics(tuple(update), tuple(parts_of(list(update.values()), method)))
 
 
 def predicted(found: Statistics, num_bytes: int) -> list[Allotment]:
@@ -139,7 +135,7 @@ def predicted(found: Statistics, num_bytes: int) -> list[Allotment]:
             tuple(found.names[i] for i in part.members),
             choice.compressor(1.0),
             choice.bits / 8.0,
-            choice.error * found.unit**2,
+            math.ldexp(choice.error, 2 * part.exponent),
         )
         for part, choice in plan(found.parts, 8.0 * num_bytes)
     ]

@@ -5,38 +5,26 @@ first match wins. Small tensors of one rule travel as one vector if its compress
 treats entries alike, since each message body costs about ten bytes; all of them do
 under `flat`, and those that `budget` joins.
 
-The bytes are, inside `wire.seal`, the table of `grouping` and then the bodies of all
-tensors and vectors, each where its first tensor stands.
+`messages` says what the bytes are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
-from . import decoders, wire
 from .compressors import F16, Budget, Identity
-from .compressors.allocation.fit import Share, fit
-from .compressors.allocation.plan import parts_of
-from .errors import CompressionError, SpecError
-from .framing import Reader, open_sealed, seal
-from .grouping import (
-    Group,
-    Layout,
-    join,
-    joint_layout,
-    layout_of,
-    read_table,
-    write_table,
-)
+from .errors import SpecError
+from .grouping import Group, Layout, joint_layout, layout_of
+from .messages import Writer, read_payloads, read_update
 from .rng import Rng
 from .spec import Rule, parse_rules
-from .types import Compressor, Exact, Payload, State, check_input
+from .spending import spend
+from .types import Compressor, Exact, State
 
 #: Tensors of at most so many entries may be merged.
 SMALL = 1024
@@ -164,33 +152,14 @@ class ModelCodec:
 
         Only a `Budget` is replaced, by what it has chosen for this update.
         """
-        layout = layout_of(update)
-        groups = self.groups(layout)
-        writer = _Writer(update, state, rng)
-        budgets = [g for g in groups if isinstance(g.compressor, Budget)]
-        if not budgets:
-            return groups, writer.write(groups), writer.states_of(groups)
-        budget = budgets[0].compressor
-        assert isinstance(budget, Budget)
-        names = [name for name in layout if any(name in g.names for g in budgets)]
-        others = [g for g in groups if g not in budgets]
-        order = {name: i for i, name in enumerate(layout)}
-
-        def encode(shares: list[Share]) -> tuple[tuple[list[Group], bytes], int]:
-            chosen = list(others)
-            for members, compressor in shares:
-                own = tuple(names[i] for i in members)
-                chosen.append(Group(own, compressor, joint_layout(own, layout)))
-            chosen.sort(key=lambda group: order[group.names[0]])
-            data = writer.write(chosen)
-            return (chosen, data), len(data)
-
-        for name in names:
-            with _naming(name):
-                check_input("budget", update[name])
-        parts = parts_of([update[name] for name in names], budget.method)
-        chosen, data = fit(parts, budget.bytes, encode).message
-        return chosen, data, writer.states_of(others)
+        groups = self.groups(layout_of(update))
+        writer = Writer(update, state, rng)
+        others = [g for g in groups if not isinstance(g.compressor, Budget)]
+        for group in groups:
+            if isinstance(group.compressor, Budget):
+                found = spend(group.compressor, update, groups, writer)
+                return found.groups, found.data, writer.states_of(others)
+        return groups, writer.write(groups), writer.states_of(groups)
 
     @staticmethod
     def decode(data: bytes, layout: Layout) -> dict[str, Tensor]:
@@ -201,74 +170,7 @@ class ModelCodec:
         WireError
             If the bytes are not exactly one update of this layout.
         """
-        out: dict[str, Tensor] = dict.fromkeys(layout, torch.empty(0))
-        for names, payload in read_payloads(data, layout):
-            with _naming(names[0]):
-                parts = decoders.decode(payload).reshape(-1)
-            sizes = [layout[name].numel for name in names]
-            for name, part in zip(names, torch.split(parts, sizes), strict=True):
-                out[name] = part.reshape(layout[name].shape)
-        return out
-
-
-class _Writer:
-    """Writes one update, each group but once."""
-
-    def __init__(self, update: Mapping[str, Tensor], state: State, rng: Rng) -> None:
-        self._update = update
-        self._state = state
-        self._rng = rng
-        self._done: dict[Group, tuple[bytes, State]] = {}
-
-    def write(self, groups: Sequence[Group]) -> bytes:
-        """Give the message of these groups."""
-        bodies = [self._body(group)[0] for group in groups]
-        return seal(b"".join([write_table(groups, list(self._update)), *bodies]))
-
-    def states_of(self, groups: Sequence[Group]) -> State:
-        """Give the state after the message."""
-        return {
-            f"{group.names[0]}/{k}": v
-            for group in groups
-            for k, v in self._body(group)[1].items()
-        }
-
-    def _body(self, group: Group) -> tuple[bytes, State]:
-        if group not in self._done:
-            self._done[group] = self._encode(group)
-        return self._done[group]
-
-    def _encode(self, group: Group) -> tuple[bytes, State]:
-        first = group.names[0]
-        owned = (k for k in self._state if k.rpartition("/")[0] == first)
-        before = {k.rpartition("/")[2]: self._state[k] for k in owned}
-        x = join([self._update[name] for name in group.names])
-        with _naming(first):
-            payload, after = group.compressor.encode(x, before, self._rng.child(first))
-        return wire.pack_body(payload), after
-
-
-def read_payloads(
-    data: bytes, layout: Layout
-) -> Iterator[tuple[tuple[str, ...], Payload]]:
-    """Read the payloads of an update, with the names of the tensors in each."""
-    reader = Reader(open_sealed(data))
-    for members in read_table(reader, list(layout)):
-        expect = joint_layout(members, layout)
-        with _naming(members[0]):
-            payload = wire.unpack_body(reader, decoders.KINDS, expect)
-        yield tuple(members), payload
-    reader.finish()
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Let errors say at which tensor they happened."""
-    try:
-        yield
-    except CompressionError as error:
-        msg = f"tensor {name!r}: {error}"
-        raise type(error)(msg) from error
+        return read_update(data, layout)
 
 
 def _first_match(name: str, rules: Sequence[Rule]) -> int:

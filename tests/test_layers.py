@@ -41,6 +41,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("spec", "feedback"),
     ("updates",),
     ("grouping",),
+    ("messages",),
+    ("spending",),
     ("model",),
     ("allocate",),
     ("checks",),

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .. import wire
+from .. import registry, wire
 from ..errors import SettingError
 from ..rng import Rng
 from ..types import (
@@ -20,8 +20,11 @@ from ..types import (
     Shape,
     State,
 )
-from .allocation.fit import Share, fit
+from .allocation.fit import Sender, Share, fit
+from .allocation.magnitudes import squared_error
 from .allocation.plan import check_method, parts_of
+
+_MOST_BYTES = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class Budget(Compressor):
 
     def __post_init__(self) -> None:
         check_method(self.name, self.method)
-        if self.bytes < 1:
-            msg = f"{self.name}: expected bytes of at least 1, found {self.bytes}"
+        if not 1 <= self.bytes <= _MOST_BYTES:
+            msg = f"{self.name}: expected bytes in [1, 2^62], found {self.bytes}"
             raise SettingError(msg)
 
     def guarantee(self, shape: Shape) -> Guarantee:
@@ -95,10 +98,23 @@ class Budget(Compressor):
 
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
         """Try settings until the message just fits."""
+        parts = parts_of([x], self.method)
+        return fit(parts, self.bytes, _Sender(x, rng)).message, state
 
-        def encode(shares: list[Share]) -> tuple[Payload, int]:
-            ((_, compressor),) = shares
-            payload, _ = compressor.encode(x, {}, rng)
-            return payload, len(wire.pack(payload))
 
-        return fit(parts_of([x], self.method), self.bytes, encode).message, state
+class _Sender(Sender[Payload]):
+    """Makes messages of one tensor."""
+
+    def __init__(self, x: Tensor, rng: Rng) -> None:
+        self._x = x
+        self._rng = rng
+
+    def encode(self, shares: list[Share]) -> tuple[Payload, int]:
+        """Encode by the only share."""
+        ((_, compressor),) = shares
+        payload, _ = compressor.encode(self._x, {}, self._rng)
+        return payload, len(wire.pack(payload))
+
+    def error(self, message: Payload, exponent: int) -> float:
+        """Decode and compare."""
+        return squared_error(registry.decode(message), self._x, exponent)

@@ -182,6 +182,10 @@ for text in (
     "sparse_dithering(nu=1e-300)", "sparse_dithering_unbiased(omega=1e-300)",
     "sparse_dithering_unbiased(omega=1e300)", "topk(fraction=1e-300)",
     "topk(k=" + "9" * 4000 + ")", f"topk(fraction={huge})",
+    "threshold(relative=1e-300)", "threshold(value=1e300)",
+    f"flat(inner=powersgd(rank={huge}))", "budget(bytes=" + "9" * 4000 + ")",
+    *(f'budget(bytes={n}, method="{m}")' for n in (1, 99, 10**9, huge)
+      for m in ("dither", "topk", "lowrank", "best")),
 ):
     run(text)
 """

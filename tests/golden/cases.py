@@ -75,7 +75,6 @@ CASES = (
     Case("flat_vector", "flat(inner=svd(rank=1))", (60,), torch.float16),
     Case("budget", "budget(bytes=200)", (20, 30)),
     Case("budget_topk", 'budget(bytes=60, method="topk")'),
-    Case("budget_lowrank", 'budget(bytes=220, method="lowrank")', (24, 20)),
     Case("shrunk_chain", "shrunk(inner=randk(k=30) >> natural_stochastic())"),
 )
 

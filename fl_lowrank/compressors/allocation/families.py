@@ -18,7 +18,7 @@ from ...types import Compressor
 from .magnitudes import Floats
 
 FRAME_BITS = 8 * 20.0  # dtype, shape, kind, lengths of fields, a scale
-NESTED_BITS = 8 * 14.0  # the same for a payload inside
+NESTED_BITS = 8 * 8.0  # the same for a payload inside
 LEVEL_BITS = 9.0  # of a table of frequencies, for each level
 MOST_LEVELS = 48.0  # further ones share entries of the table
 

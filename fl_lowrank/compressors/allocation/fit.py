@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Generic, TypeVar
 
@@ -12,18 +13,20 @@ from ...errors import InputError
 from ...types import Compressor
 from .families import Choice
 from .plan import Part, plan
-from .selection import select
+from .selection import select, selected
 
 #: Members of a part (positions of tensors), and what compresses them together.
 Share = tuple[tuple[int, ...], Compressor]
 Message = TypeVar("Message")
 
-_TRIALS = 5
+_TRIALS = 6
 _PLANS = 3
-_NEAR = 0.002  # of the budget may stay unspent, or
-_FEW_BYTES = 4
+_NEAR = 5e-4  # of the budget may stay unspent
 _HALVINGS = 14  # of the logarithm of the scale
 _LEAST_SCALE, _LARGEST_SCALE = 1.0 / 16.0, 16.0
+#: Real errors are compared where the predicted ones are not in this ratio.
+_CLOSE = 0.9
+_ENTRIES = 5000  # of so many sent, one more is of no account
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,23 @@ class Fitted(Generic[Message]):
     size: int
 
 
-def fit(
-    parts: Sequence[Part],
-    limit: int,
-    encode: Callable[[list[Share]], tuple[Message, int]],
-) -> Fitted[Message]:
+class Sender(ABC, Generic[Message]):
+    """Makes real messages of shares, and looks at them."""
+
+    @abstractmethod
+    def encode(self, shares: list[Share]) -> tuple[Message, int]:
+        """Give the message and its size."""
+
+    @abstractmethod
+    def error(self, message: Message, exponent: int) -> float:
+        """Give the squared error, in units of ``2^exponent``."""
+
+    def fitted(self, shares: list[Share]) -> Fitted[Message]:
+        """Encode."""
+        return Fitted(shares, *self.encode(shares))
+
+
+def fit(parts: Sequence[Part], limit: int, sender: Sender[Message]) -> Fitted[Message]:
     """Find settings whose message has at most ``limit`` bytes, and hardly fewer.
 
     Parameters
@@ -48,30 +63,30 @@ def fit(
         What is known of the tensors.
     limit : int
         Bytes of the whole message.
-    encode : function
-        Makes the message of some shares, and tells its size.
+    sender : Sender
+        Makes the messages.
 
     Raises
     ------
     InputError
         If not even one entry of all tensors fits.
     """
-    best: Fitted[Message] | None = None
-    target = 8.0 * limit
-    for _ in range(_PLANS if parts else 0):
-        best = _scale(plan(parts, target), limit, encode)
-        if best is not None:
-            return best
-        target *= 0.7
-    shares = _least(parts)
-    message, size = encode(shares)
-    if size > limit:
-        msg = (
-            f"budget: expected bytes of at least {size}, the least that a message of "
-            f"these tensors takes, found {limit}; allow more"
-        )
-        raise InputError(msg)
-    return Fitted(shares, message, size)
+    best, choices = _planned(parts, limit, sender)
+    if best is None:
+        best = sender.fitted(_least(parts))
+        if best.size > limit:
+            msg = (
+                f"budget: {limit} bytes are too few for a message of these tensors; "
+                f"allow {best.size}, which is enough for one entry"
+            )
+            raise InputError(msg)
+        return best
+    flat = _flat(parts, choices, limit, sender)
+    if flat is None:
+        return best
+    unit = parts[0].exponent
+    errors = [sender.error(found.message, unit) for found in (flat, best)]
+    return flat if errors[0] < errors[1] else best
 
 
 def _least(parts: Sequence[Part]) -> list[Share]:
@@ -83,41 +98,84 @@ def _least(parts: Sequence[Part]) -> list[Share]:
     return shares
 
 
-def _scale(
-    choices: Sequence[tuple[Part, Choice]],
-    limit: int,
-    encode: Callable[[list[Share]], tuple[Message, int]],
+Choices = Sequence[tuple[Part, Choice]]
+
+
+def _planned(
+    parts: Sequence[Part], limit: int, sender: Sender[Message]
+) -> tuple[Fitted[Message] | None, Choices]:
+    """Fit a plan; if even its coarsest form is too large, one for fewer bytes."""
+    target = 8.0 * limit
+    for _ in range(_PLANS if parts else 0):
+        choices = plan(parts, target)
+        best = _scaled(choices, limit, sender)
+        if best is not None:
+            return best, choices
+        target *= 0.7
+    return None, []
+
+
+def _flat(
+    parts: Sequence[Part], choices: Choices, limit: int, sender: Sender[Message]
+) -> Fitted[Message] | None:
+    """Send the largest entries of all tensors as one vector, where that may be better.
+
+    Fitted to the last entry: with few bytes there is little else to gain.
+    """
+    if len({part.dtype for part in parts}) > 1:
+        return None
+    whole = replace(reduce(Part.joined, parts), method="topk", factors=None)
+    flat = plan([whole], _bits(choices, 1.0))
+    if sum(c.error for _, c in choices) < _CLOSE * sum(c.error for _, c in flat):
+        return None
+    best = _scaled(flat, limit, sender)
+    if best is None:
+        return None
+    ((_, compressor),) = best.shares
+    low = selected(compressor)
+    high = min(low + 4 * (limit - best.size) + 2, whole.magnitudes.numel + 1)
+    while high - low > 1 + low // _ENTRIES:
+        middle = (low + high) // 2
+        tried = sender.fitted([(whole.members, select(middle))])
+        if tried.size <= limit:
+            low, best = middle, tried
+        else:
+            high = middle
+    return best
+
+
+def _scaled(
+    choices: Choices, limit: int, sender: Sender[Message]
 ) -> Fitted[Message] | None:
     """Make all settings coarser or finer together until the message just fits."""
     best: Fitted[Message] | None = None
     low, high, scale = _LEAST_SCALE, _LARGEST_SCALE, 1.0
     for _ in range(_TRIALS):
-        shares = [(part.members, c.compressor(scale)) for part, c in choices]
-        message, size = encode(shares)
-        if size <= limit:
+        tried = sender.fitted(
+            [(part.members, c.compressor(scale)) for part, c in choices]
+        )
+        if tried.size <= limit:
             high = scale
-            if best is None or size > best.size:
-                best = Fitted(shares, message, size)
-            if size >= limit - max(_FEW_BYTES, _NEAR * limit):
+            if best is None or tried.size > best.size:
+                best = tried
+            if tried.size >= limit - _NEAR * limit:
                 break
         else:
             low = scale
         # What the predictions miss is about the same at a scale nearby.
-        missed = 8.0 * size / max(_bits(choices, scale), 1.0)
-        aim = 8.0 * (1.0 - _NEAR / 4.0) * limit / missed
+        missed = 8.0 * tried.size / max(_bits(choices, scale), 1.0)
+        aim = 8.0 * (1.0 - _NEAR / 2.0) * limit / missed
         scale = _scale_for(choices, aim, low, high)
         if not low < scale < high:
             break
     return best
 
 
-def _bits(choices: Sequence[tuple[Part, Choice]], scale: float) -> float:
+def _bits(choices: Choices, scale: float) -> float:
     return sum(choice.bits_at(scale) for _, choice in choices)
 
 
-def _scale_for(
-    choices: Sequence[tuple[Part, Choice]], bits: float, low: float, high: float
-) -> float:
+def _scale_for(choices: Choices, bits: float, low: float, high: float) -> float:
     """Bisect for the scale at which the predictions give so many bits."""
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)

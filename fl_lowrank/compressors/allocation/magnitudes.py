@@ -126,9 +126,9 @@ def _clustering(x: Tensor, exponent: int, found: Magnitudes) -> float:
 
     The ratio varies little with the share of the entries.
     """
-    if found.numel < _FEW or not found.energy > 0.0:
-        return 1.0
     counts, middles, widths = found.bins
+    if found.numel < _FEW or not len(counts):
+        return 1.0
     wanted = _SHARE * found.numel
     i = int(np.argmax(np.cumsum(counts[::-1])[::-1] <= wanted))
     low = math.ldexp(float(middles[i] - widths[i] / 2.0), exponent)
@@ -139,6 +139,12 @@ def _clustering(x: Tensor, exponent: int, found: Magnitudes) -> float:
     random = math.lgamma(found.numel + 1) - math.lgamma(k + 1)
     random = (random - math.lgamma(found.numel - k + 1)) / math.log(2.0)
     return min(8.0 * len(encode_indices(positions, found.numel)) / random, 1.0)
+
+
+def squared_error(y: Tensor, x: Tensor, exponent: int) -> float:
+    """Sum of the squares of ``(y - x) / 2^exponent``."""
+    off = over_unit(y.to(x.device), exponent) - over_unit(x, exponent)
+    return float(off.square().sum())
 
 
 def over_unit(x: Tensor, exponent: int) -> Tensor:

@@ -51,6 +51,8 @@ class Part:
         Of a single matrix, for low rank.
     method : str
         One of `METHODS`.
+    exponent : int
+        Of the unit of all magnitudes, a power of two.
     """
 
     members: tuple[int, ...]
@@ -58,12 +60,13 @@ class Part:
     magnitudes: Magnitudes
     factors: Factors | None
     method: str
+    exponent: int
 
     @cached_property
     def families(self) -> list[Family]:
         """What may be chosen."""
         found: list[Family] = [Selection(self.magnitudes)]
-        if self.method in ("dither", "best") and self.magnitudes.energy > 0.0:
+        if self.method in ("dither", "best") and len(self.magnitudes.bins[0]):
             found.append(Rounding(self.magnitudes))
         if self.factors is not None:
             found.append(self.factors)
@@ -84,24 +87,22 @@ class Part:
         )
 
 
-def exponent_of(tensors: Sequence[Tensor]) -> int:
-    """Give the power of two just above the largest entry of all, the unit of parts."""
-    peaks = [
-        float(largest_magnitude(check_input("budget", x))) if x.numel() else 0.0
-        for x in tensors
-    ]
-    return math.frexp(max(peaks, default=0.0))[1]
-
-
 def parts_of(tensors: Sequence[Tensor], method: str) -> list[Part]:
     """Count magnitudes, and for low rank find spectra, in units of the largest entry.
 
     Raises
     ------
+    SettingError
+        If there is no such method.
     InputError
         If a tensor is not of finite floating-point numbers.
     """
-    exponent = exponent_of(tensors)
+    check_method("budget", method)
+    peaks = [
+        float(largest_magnitude(check_input("budget", x))) if x.numel() else 0.0
+        for x in tensors
+    ]
+    exponent = math.frexp(max(peaks, default=0.0))[1]
     parts = []
     for i, x in enumerate(tensors):
         found, factors = Magnitudes.of(x, exponent), None
@@ -113,7 +114,7 @@ def parts_of(tensors: Sequence[Tensor], method: str) -> list[Part]:
             and found.energy > 0.0
         ):
             factors = Factors(spectrum(x, exponent), found.energy, (m, n))
-        parts.append(Part((i,), x.dtype, found, factors, method))
+        parts.append(Part((i,), x.dtype, found, factors, method, exponent))
     return parts
 
 

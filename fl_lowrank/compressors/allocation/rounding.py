@@ -22,7 +22,6 @@ from .families import (
 from .magnitudes import Floats, Magnitudes
 
 _PER_OCTAVE = 4  # steps that are tried
-_FINEST = 1e-3  # step over the root mean square
 #: Least magnitudes that are sent, in steps. Half a step is plain rounding; at low rates
 #: a wider dead zone pays, since the places of the few entries that are sent cost most,
 #: and as a set of positions they are coded with regard to rows and columns.
@@ -37,7 +36,7 @@ class Rounding(Family):
 
     def __init__(self, x: Magnitudes) -> None:
         self.x = x
-        octaves = math.log2(x.peak / (max(LEAST_STEP, _FINEST) * x.rms))
+        octaves = math.log2(x.peak / (LEAST_STEP * x.rms))
         powers = np.arange(0.0, octaves, 1.0 / _PER_OCTAVE)
         steps = _MARGIN * x.peak * 2.0**-powers
         coarse = steps[steps > _COARSE * x.rms]
@@ -102,7 +101,8 @@ class Rounding(Family):
         square = levels**2 @ counts
         cross = levels @ (counts * middles)
         kept = np.divide(cross**2, square, out=np.zeros_like(cross), where=square > 0.0)
-        errors = np.maximum(self.x.energy - kept, 0.0)
+        # Not the energy of the entries, which differs by more than fine steps lose.
+        errors = np.maximum(float(counts @ middles**2) - kept, 0.0)
         return bits, errors + (wide > 0.0) @ counts * self.steps**2 / 12.0
 
     def _total(self, sent: Floats, own: Floats, kinds: Floats, zones: Floats) -> Floats:

@@ -26,6 +26,15 @@ def select(k: int) -> Compressor:
     return Then(TopK(k=max(k, 1)), Natural())
 
 
+def selected(compressor: Compressor) -> int:
+    """Give the k of what `select` has made."""
+    match compressor:
+        case Then(outer=TopK(k=int(k))):
+            return k
+    msg = f"expected topk(k=...) >> natural(), found {compressor}"
+    raise TypeError(msg)
+
+
 class Selection(Family):
     """`TopK` with powers of two for the values, by the least magnitude that is sent."""
 

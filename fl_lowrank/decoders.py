@@ -13,11 +13,12 @@ from torch import Tensor
 
 from . import registry, wire
 from .compressors.dense import DENSE, F16, HALF, Identity
+from .compressors.dithered import DITHERED
 from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.sparse import SEEDED, SPARSE, RandK, TopK
-from .compressors.subtractive import DITHERED, Dither
+from .compressors.subtractive import Dither
 from .compressors.wrappers import INDUCED, SHRUNK, Induced, Shrunk, shrink_factor
 from .errors import WireError
 from .types import Compressor, Kind, Payload, all_finite

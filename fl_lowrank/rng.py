@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .errors import SettingError
 
-_CHUNK = 1 << 15  # entries hashed at a time on a CPU: the work stays in its cache
+_CHUNK = 1 << 16  # entries hashed at a time on a CPU: the work stays in its cache
 _MIXER = ((16, 0x21F0AAAD), (15, 0xD35A2D97), (15, 1))  # shift right, then multiply
 
 
@@ -34,11 +34,12 @@ def _signed(value: int) -> int:
 
 def _hash_host(first: int, key: int, out: npt.NDArray[np.uint32]) -> None:
     """Fill ``out`` with the hash of the counters from ``first`` on."""
-    scratch = np.empty(min(_CHUNK, out.size), dtype=np.uint32)
+    size = min(_CHUNK, out.size)
+    scratch, counters = np.empty(size, np.uint32), np.arange(size, dtype=np.uint32)
     for begin in range(0, out.size, _CHUNK):
         part = out[begin : begin + _CHUNK]
         shifted = scratch[: part.size]
-        part[:] = np.arange(first + begin, first + begin + part.size, dtype=np.uint32)
+        np.add(counters[: part.size], np.uint32(first + begin), out=part)
         for half in (key & 0xFFFFFFFF, key >> 32):
             part ^= np.uint32(half)
             for shift, factor in _MIXER:

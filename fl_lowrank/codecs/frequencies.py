@@ -217,7 +217,8 @@ def rice_bits(steps: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     widths = np.arange(_MAX_RICE_WIDTH + 1)
     high_parts: NDArray[np.int64] = (steps[..., None] >> widths).sum(axis=-2)
-    return high_parts + (widths + 1) * steps.shape[-1]
+    bits: NDArray[np.int64] = high_parts + (widths + 1) * steps.shape[-1]
+    return bits
 
 
 def _runs(slots: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from .gaps import read_random_gaps, write_random_gaps
 from .symbols import decode_symbols, plan_stream
 from .varint import read_varint, write_varint
 
+_MANY_GAPS = 4096  # different ones, of which a table would not hold all
 _NOTHING, _EVERYTHING, _BITMAP, _RANDOM, _STREAM, _COMPLEMENT = range(6)
 
 
@@ -96,17 +97,17 @@ def _encode(places: NDArray[np.int64], universe: int) -> bytes:
     if count in (0, universe):
         return bytes([_EVERYTHING if count else _NOTHING])
     gaps = np.diff(places, prepend=-1) - 1
-    stream = plan_stream(gaps)
-    sizes = {
-        _BITMAP: 1 + -(-universe // 8),
-        _RANDOM: _random_size(count, int(places[-1]), universe),
-        _STREAM: 1 + len(write_varint(count)) + stream.size_bytes,
-    }
-    form = min(sizes, key=lambda form: sizes[form])
-    if form == _BITMAP:
+    random_size = _random_size(count, int(places[-1]), universe)
+    bitmap_size = 1 + -(-universe // 8)
+    least = min(random_size, bitmap_size)
+    if _hoped_stream_size(gaps) < least:
+        stream = plan_stream(gaps)
+        if 1 + len(write_varint(count)) + stream.size_bytes < least:
+            return bytes([_STREAM]) + write_varint(count) + stream.write()
+    if bitmap_size <= random_size:
         return bytes([_BITMAP]) + pack_mask(_mask(places, universe))
-    body = write_random_gaps(gaps, universe) if form == _RANDOM else stream.write()
-    return bytes([form]) + write_varint(count) + body
+    head = bytes([_RANDOM]) + write_varint(count)
+    return head + write_random_gaps(gaps, universe)
 
 
 def _decode(data: bytes, universe: int) -> NDArray[np.int64]:
@@ -167,3 +168,18 @@ def _random_size(count: int, last: int, universe: int) -> float:
     skipped = last + 1 - count
     bits = -count * math.log2(chosen) - skipped * math.log1p(-chosen) / math.log(2)
     return bits / 8 + 8
+
+
+def _hoped_stream_size(gaps: NDArray[np.int64]) -> float:
+    """Bytes that gaps as symbols take if all goes well, found without planning.
+
+    Entropy and, for each different gap, two bits: one in the table, and about one by
+    which the entropy of so few symbols is underestimated (G. Miller, 1955). Random sets
+    are told apart by this; to plan a stream takes longer than to write them.
+    """
+    if int(gaps.max()) >= _MANY_GAPS:
+        return 0.0
+    counts = np.bincount(gaps)
+    counts = counts[counts > 0].astype(np.float64)
+    bits = float(counts @ np.log2(len(gaps) / counts))
+    return (bits + 2 * len(counts)) / 8

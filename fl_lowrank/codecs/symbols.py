@@ -201,12 +201,15 @@ def _write_ans(found: Histogram, planned: Plan) -> bytes:
     head = bytes([_MODE_ANS]) + frequencies.to_bytes()
     if not alphabet.entries(slots).widths.any():
         return head + coded
-    widths = look_up(window.widths.astype(np.uint8), places)
-    widths[rest] = outside.widths
-    offsets = look_up(window.offsets, places)
-    offsets[rest] = outside.offsets
-    tails = np.flatnonzero(widths)
-    low_bits = pack_uints(offsets[tails], widths[tails])
+    # Tails are all that is not in the core: a few values in most streams.
+    first, last = alphabet.low - found.start, alphabet.high - found.start
+    tails = np.flatnonzero((places < first) | (places > last))
+    ends = places[tails]
+    widths = window.widths.take(ends, mode="clip")
+    offsets = window.offsets.take(ends, mode="clip")
+    if len(rest):
+        widths[is_rest[tails]], offsets[is_rest[tails]] = outside[1:]
+    low_bits = pack_uints(offsets, widths)
     return head + write_varint(len(coded)) + coded + low_bits
 
 
@@ -223,7 +226,9 @@ def _read_ans(data: bytes, count: int) -> NDArray[np.int64]:
             "the data are cut or damaged"
         )
     symbols = ans_decode(data[pos : pos + size], frequencies.weights, count)
-    tails = np.flatnonzero(look_up(entries.widths.astype(np.bool_), symbols))
+    first = np.count_nonzero(entries.signs < 0)
+    last = len(entries.signs) - 1 - np.count_nonzero(entries.signs > 0)
+    tails = np.flatnonzero((symbols < first) | (symbols > last))
     kinds = symbols[tails]
     offsets = unpack_uints(data[pos + size :], entries.widths[kinds])
     if (offsets > entries.rooms[kinds]).any():
@@ -231,6 +236,8 @@ def _read_ans(data: bytes, count: int) -> NDArray[np.int64]:
             "decode_symbols: expected 64-bit integers, found values beyond; the data "
             "are damaged"
         )
-    values = look_up(entries.bases, symbols)
-    values[tails] += entries.signs[kinds] * offsets.view(np.int64)
+    symbols -= first
+    core = entries.bases[first : last + 1]
+    values = look_up(core if len(core) else entries.bases, symbols)
+    values[tails] = entries.bases[kinds] + entries.signs[kinds] * offsets.view(np.int64)
     return values

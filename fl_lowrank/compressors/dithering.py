@@ -71,17 +71,11 @@ def scale_tensor(x: Tensor, scale: float) -> Tensor:
     return torch.tensor([scale], dtype=dtype)
 
 
-def scale_and_levels(payload: Payload) -> tuple[Tensor, Tensor]:
-    """Give the fields of a payload with a scale and one level for each entry."""
+def _decode(payload: Payload) -> Tensor:
     scale, levels = payload.tensor("scale"), payload.tensor("levels")
     need(scale.numel() == 1 and scale.is_floating_point(), payload, "no scale")
     need(levels.numel() == payload.numel, payload, f"{levels.numel()} levels")
-    return scale.to(levels.device), levels
-
-
-def _decode(payload: Payload) -> Tensor:
-    scale, levels = scale_and_levels(payload)
-    return finish(payload, levels.to(scale.dtype).mul_(scale))
+    return finish(payload, levels.to(scale.dtype).mul_(scale.to(levels.device)))
 
 
 @dataclass(frozen=True)
@@ -172,7 +166,8 @@ class SparseDitheringUnbiased(Compressor):
             draws = rng.uniform(q.numel(), q.device, block.start)
             size = q.abs()
             lower = size.floor()
-            return q.sign() * (lower + (draws < size - lower))
+            up = size.sub_(lower).sub_(draws).ceil_()  # 1 if the draw is below the rest
+            return lower.add_(up).mul_(q.sign_())
 
         levels = to_levels(scaled, step, at_random)
         return levels_payload(x, step * scaled.peak, levels), state

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..linalg import largest_magnitude, working_dtype
 
-_BLOCK = 1 << 16  # entries that pass through a CPU's cache together
+_BLOCK = 1 << 17  # entries that pass through a CPU's cache together
 
 
 def blocks(count: int, device: torch.device) -> Iterator[slice]:

@@ -129,7 +129,7 @@ class Ecsq(Compressor):
         else:
             assert self.nmse is not None
             step, rounded = _round_within(scaled, self.nmse)
-        # A mean of x_i / k_i over the levels that are not 0: beyond the peak by rounding.
+        # A mean of x_i / k_i where k_i is not 0: beyond the peak by rounding alone.
         scale = min(step * rounded.gain, 1.0) * scaled.peak
         return levels_payload(x, scale, rounded.levels), state
 

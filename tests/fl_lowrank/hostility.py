@@ -40,7 +40,8 @@ SENDERS = [
     ("ecsq(nmse=0.05)", (20, 9), torch.float16),
     ("ecsq(step=2.0)", (333,), torch.float64),
     ("dither(nmse=0.1)", (300,), torch.float32),
-    ("dither(step=2.0)", (64, 130), torch.float32),
+    ("dither(step=2.0)", (30, 30), torch.float32),
+    ("dither(step=100.0)", (4099,), torch.float32),
     ("dither_unbiased(step=0.5)", (50,), torch.bfloat16),
     ("shrunk(inner=randk(k=5))", (40,), torch.float32),
     ("shrunk(inner=natural_stochastic())", (33,), torch.float16),
@@ -151,12 +152,6 @@ def equal_symbols(count: int, value: int) -> bytes:
     """Write ``count`` equal symbols: a handful of bytes for any count."""
     stream = bytes([0]) + write_varint(zigzag(value))
     return field(Coding.SYMBOLS, write_varint(count) + stream)
-
-
-def grouped(*counts: int) -> list[bytes]:
-    """Write a field of so many twos for each count."""
-    nothing = field(Coding.SYMBOLS, write_varint(0))
-    return [equal_symbols(n, 2) if n else nothing for n in counts]
 
 
 def no_bits() -> bytes:
@@ -294,33 +289,75 @@ FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
         (9,),
     ),
     "dithered: a negative seed": (
-        body_of((2,), DITHERED, integers(-1), raw(1.0), *grouped(2, 0, 0, 0)),
+        body_of((2,), DITHERED, integers(-1, 0, 0, 0), raw(1.0), equal_symbols(2, 2)),
         (2,),
     ),
-    "dithered: two seeds": (
-        body_of((2,), DITHERED, integers(1, 2), raw(1.0), *grouped(2, 0, 0, 0)),
+    "dithered: half a head": (
+        body_of((2,), DITHERED, integers(1), raw(1.0), equal_symbols(2, 2)),
+        (2,),
+    ),
+    "dithered: another fold": (
+        body_of((2,), DITHERED, integers(1, 2, 0, 0), raw(1.0), equal_symbols(2, 2)),
         (2,),
     ),
     "dithered: no scale": (
-        body_of((2,), DITHERED, integers(1), raw(), *grouped(2, 0, 0, 0)),
+        body_of((2,), DITHERED, integers(1, 0, 0, 0), raw(), equal_symbols(2, 2)),
         (2,),
     ),
     "dithered: an integer scale": (
         body_of(
-            (2,), DITHERED, integers(1), raw(1, dtype=torch.int64), *grouped(2, 0, 0, 0)
+            (2,),
+            DITHERED,
+            integers(1, 0, 0, 0),
+            raw(1, dtype=torch.int64),
+            equal_symbols(2, 2),
         ),
         (2,),
     ),
+    "dithered: pairs of too few levels": (
+        body_of((9,), DITHERED, integers(1, 0, 0, 2), raw(1.0), equal_symbols(5, 2)),
+        (9,),
+    ),
+    "dithered: pairs of 2^60 levels": (
+        body_of(
+            (9,), DITHERED, integers(1, 0, 0, 2**60), raw(1.0), equal_symbols(5, 2)
+        ),
+        (9,),
+    ),
+    "dithered: pairs of -2 levels": (
+        body_of((9,), DITHERED, integers(1, 0, 0, -2), raw(1.0), equal_symbols(5, 2)),
+        (9,),
+    ),
+    "dithered: pairs from 2^60": (
+        body_of(
+            (4096,),
+            DITHERED,
+            integers(1, 0, 2**60, 2),
+            raw(1.0),
+            equal_symbols(2048, 2),
+        ),
+        (4096,),
+    ),
+    "dithered: another pair": (
+        body_of(
+            (4096,), DITHERED, integers(1, 0, 0, 2), raw(1.0), equal_symbols(2048, 4)
+        ),
+        (4096,),
+    ),
+    "dithered: a negative pair": (
+        body_of(
+            (4096,), DITHERED, integers(1, 0, 0, 2), raw(1.0), equal_symbols(2048, -1)
+        ),
+        (4096,),
+    ),
+    "dithered: a pair is missing": (
+        body_of(
+            (4097,), DITHERED, integers(1, 0, 0, 2), raw(1.0), equal_symbols(2048, 2)
+        ),
+        (4097,),
+    ),
     "dithered: fewer levels than entries": (
-        body_of((9,), DITHERED, integers(1), raw(1.0), *grouped(8, 0, 0, 0)),
-        (9,),
-    ),
-    "dithered: more levels than entries": (
-        body_of((9,), DITHERED, integers(1), raw(1.0), *grouped(9, 1, 0, 0)),
-        (9,),
-    ),
-    "dithered: levels of another group": (
-        body_of((9,), DITHERED, integers(1), raw(1.0), *grouped(0, 0, 0, 9)),
+        body_of((9,), DITHERED, integers(1, 1, 0, 0), raw(1.0), equal_symbols(8, 2)),
         (9,),
     ),
     "low rank: the factors differ in rank": (
@@ -438,7 +475,7 @@ TOO_LARGE: dict[str, tuple[bytes, tuple[int, ...]]] = {
         (1,),
     ),
     "dithered: the scale overflows": (
-        body_of((2,), DITHERED, integers(1), raw(3e38), *grouped(2, 0, 0, 0)),
+        body_of((2,), DITHERED, integers(1, 0, 0, 0), raw(3e38), equal_symbols(2, 2)),
         (2,),
     ),
     "low rank: the product overflows": (

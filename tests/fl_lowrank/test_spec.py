@@ -74,7 +74,7 @@ def test_every_name_is_understood_or_asks_for_its_settings(name: str) -> None:
     if name in ("shrunk", "by_size", "induced", "flat", "budget"):
         with pytest.raises(SpecError, match=f"{name} needs "):
             parse(f"{name}()")
-    elif name in ("topk", "randk", "threshold"):
+    elif name in ("topk", "randk", "threshold", "ecsq", "dither", "dither_unbiased"):
         with pytest.raises(SettingError, match=f"write {name}"):
             parse(f"{name}()")
     else:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import wire
+from . import registry, wire
 from .compressors.blocks import BLOCKS
 from .compressors.dense import DENSE, F16, HALF, Identity
 from .compressors.dithered import DITHERED
@@ -32,9 +32,9 @@ from .compressors.subtractive import Dither
 from .compressors.tensor_train import TRAIN, TensorTrain
 from .compressors.tucker import TUCKER, Tucker
 from .compressors.uniform import Uniform
-from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
+from .compressors.wrappers import INDUCED, SHRUNK, Induced, Shrunk, shrink_factor
 from .errors import InputError, WireError
-from .types import Additive, Coding, Compressor, Field, Kind, Payload, all_finite
+from .types import Additive, Compressor, Kind, Payload, all_finite
 from .wire import TensorLayout
 
 #: Who decodes a kind of payload. One line for each kind; numbers are never reused.
@@ -57,8 +57,10 @@ DECODERS: dict[Kind, type[Compressor]] = {
     SPHERICAL: Spherical,
     EDEN: Eden,
     ROTATED: Rotated,
+    INDUCED: Induced,
     DITHERED: Dither,
 }
+registry.DECODERS = DECODERS
 
 KINDS: dict[int, Kind] = {kind.code: kind for kind in DECODERS}
 
@@ -90,8 +92,7 @@ def decode(payload: Payload) -> Tensor:
     WireError
         If the fields of the payload contradict each other.
     """
-    flat = _resolved(payload)
-    return DECODERS[payload.kind].decode(flat)
+    return registry.decode(payload)
 
 
 def accumulate(
@@ -115,7 +116,7 @@ def accumulate(
             if not isinstance(inner, Payload) or inner.shape != payload.shape:
                 break
             payload, weight = inner, weight * shrink_factor(payload)
-        groups[payload.kind].append((_resolved(payload), weight))
+        groups[payload.kind].append((registry.resolved(payload), weight))
     for kind, group in groups.items():
         many, factors = zip(*group, strict=True)
         DECODERS[kind].accumulate_many(many, factors, out)
@@ -164,16 +165,3 @@ def add(payloads: Sequence[Payload]) -> Payload:
         )
         raise WireError(msg)
     return cls.add(payloads)
-
-
-def _resolved(payload: Payload) -> Payload:
-    """Replace nested payloads by what they decode to."""
-    if not any(f.coding == Coding.NESTED for f in payload.fields.values()):
-        return payload
-    fields = {
-        name: Field(Coding.RAW, decode(field.value).reshape(-1))
-        if isinstance(field.value, Payload)
-        else field
-        for name, field in payload.fields.items()
-    }
-    return Payload(payload.kind, payload.shape, payload.dtype, fields)

@@ -2,67 +2,37 @@
 
 An update is an ordered ``dict[str, Tensor]``. Rules map names to compressors, the
 first match wins. Small tensors of one rule travel as one vector if its compressor
-treats entries alike, since each message body costs about ten bytes.
+treats entries alike, since each message body costs about ten bytes; all of them do
+under `flat`, and those that `budget` joins.
 
-The bytes (inside `wire.seal`) are::
-
-    varint     number of tensors
-    varint     number G of merged vectors
-    bits       for each tensor ceil(log2(G + 1)) bits: 0 alone, g in vector g
-    bodies     of all tensors and vectors, each where its first tensor stands
+`messages` says what the bytes are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
-from . import decoders, wire
-from .codecs import bits
-from .codecs.varint import write_varint
-from .compressors import F16, Identity
-from .errors import CompressionError, SettingError, SpecError, WireError
-from .framing import Reader, open_sealed, seal
+from .compressors import F16, Budget, Identity
+from .errors import SettingError, SpecError
+from .grouping import Group, Layout, joint_layout, layout_of
+from .messages import Writer, read_payloads, read_update
 from .rng import Rng
 from .spec import Rule, parse_rules
-from .types import (
-    Compressor,
-    Exact,
-    Guarantee,
-    Importance,
-    Payload,
-    State,
-    weakest,
-)
-from .wire import TensorLayout
+from .spending import spend
+from .types import Compressor, Exact, Guarantee, Importance, State, weakest
 
 #: Tensors of at most so many entries may be merged.
 SMALL = 1024
 #: A bare compressor leaves small tensors that are together at most this share of
 #: the model to 16 bits: their bytes hardly count, and their loss would.
 SMALL_SHARE = 0.01
-MAX_TENSORS = 1 << 16
 
-Layout = Mapping[str, TensorLayout]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Tensors that are encoded together, and by what."""
-
-    names: tuple[str, ...]
-    compressor: Compressor
-    layout: TensorLayout
-
-
-def layout_of(tensors: Mapping[str, Tensor]) -> dict[str, TensorLayout]:
-    """Names, shapes and dtypes of a model, in order."""
-    return {k: TensorLayout(tuple(v.shape), v.dtype) for k, v in tensors.items()}
+__all__ = ["SMALL", "Group", "Layout", "ModelCodec", "layout_of", "read_payloads"]
 
 
 class ModelCodec:
@@ -74,11 +44,24 @@ class ModelCodec:
         A compressor, its text, or rules (``"*.bias: f16(); *: topk(k=9)"``). A bare
         compressor gets the default rules: integers and booleans travel exactly,
         small tensors that are together at most 1% of the model at 16 bits (exactly,
-        if the compressor is exact), the rest by the compressor.
+        if the compressor is exact; within its bytes, if it is `Budget`), the rest by
+        the compressor.
+
+    Raises
+    ------
+    SpecError
+        If rules hold more than one `Budget`, which is for the whole message.
     """
 
     def __init__(self, spec: str | Compressor) -> None:
         self.rules = parse_rules(spec) if isinstance(spec, str) else spec
+        used = [] if isinstance(self.rules, Compressor) else self.rules
+        if sum(isinstance(rule.compressor, Budget) for rule in used) > 1:
+            msg = (
+                f"rules: expected at most one budget, found {self}; its bytes are "
+                "those of the whole message, let one rule cover all that shares them"
+            )
+            raise SpecError(msg)
 
     def __str__(self) -> str:
         if isinstance(self.rules, Compressor):
@@ -86,21 +69,26 @@ class ModelCodec:
         return "; ".join(map(str, self.rules))
 
     def groups(self, layout: Layout) -> list[Group]:
-        """Say what is encoded together and by what, in wire order."""
+        """Say what is encoded together and by what, in wire order.
+
+        What `Budget` gets stands as one vector for each dtype; how it is cut depends on
+        the update, see `fitted`.
+        """
         rules, assigned = self._assign(layout)
         merged: dict[tuple[int, torch.dtype], list[str]] = {}
         order: list[list[str]] = []
         for name, rule in assigned.items():
             dtype = layout[name].dtype
             alone = [name]
-            if rules[rule].elementwise and layout[name].numel <= SMALL:
+            compressor, small = rules[rule], layout[name].numel <= SMALL
+            if compressor.joins or (compressor.elementwise and small):
                 alone = merged.setdefault((rule, dtype), alone)
                 if alone != [name]:
                     alone.append(name)
                     continue
             order.append(alone)
         return [
-            Group(tuple(names), rules[assigned[names[0]]], _joint_layout(names, layout))
+            Group(tuple(names), rules[assigned[names[0]]], joint_layout(names, layout))
             for names in order
         ]
 
@@ -111,7 +99,8 @@ class ModelCodec:
                 isinstance(self.rules.guarantee(t.shape), Exact)
                 for t in layout.values()
             )
-            small = _small_names(layout)
+            whole = isinstance(self.rules, Budget)
+            small = set() if whole else _small_names(layout)
             return [self.rules, Identity() if exact else F16(), Identity()], {
                 name: int(name in small) if t.dtype.is_floating_point else 2
                 for name, t in layout.items()
@@ -188,22 +177,24 @@ class ModelCodec:
         SpecError
             If no rule fits a name.
         """
+        _, data, after = self.fitted(update, state, rng)
+        return data, after
+
+    def fitted(
+        self, update: Mapping[str, Tensor], state: State, rng: Rng
+    ) -> tuple[list[Group], bytes, State]:
+        """Do the same, and tell what was encoded together and by what in the end.
+
+        Only a `Budget` is replaced, by what it has chosen for this update.
+        """
         groups = self.groups(layout_of(update))
-        parts = [_group_table(groups, list(update))]
-        after: State = {}
+        writer = Writer(update, state, rng)
+        others = [g for g in groups if not isinstance(g.compressor, Budget)]
         for group in groups:
-            first = group.names[0]
-            owned = (k for k in state if k.rpartition("/")[0] == first)
-            before = {k.rpartition("/")[2]: state[k] for k in owned}
-            x = _join([update[name] for name in group.names])
-            try:
-                payload, now = group.compressor.encode(x, before, rng.child(first))
-            except CompressionError as error:
-                msg = f"tensor {first!r}: {error}"
-                raise type(error)(msg) from error
-            parts.append(wire.pack_body(payload))
-            after |= {f"{first}/{k}": v for k, v in now.items()}
-        return seal(b"".join(parts)), after
+            if isinstance(group.compressor, Budget):
+                found = spend(group.compressor, update, groups, writer)
+                return found.groups, found.data, writer.states_of(others)
+        return groups, writer.write(groups), writer.states_of(groups)
 
     @staticmethod
     def decode(data: bytes, layout: Layout) -> dict[str, Tensor]:
@@ -214,98 +205,12 @@ class ModelCodec:
         WireError
             If the bytes are not exactly one update of this layout.
         """
-        out: dict[str, Tensor] = dict.fromkeys(layout, torch.empty(0))
-        for names, payload in read_payloads(data, layout):
-            try:
-                parts = decoders.decode(payload).reshape(-1)
-            except WireError as error:
-                msg = f"tensor {names[0]!r}: {error}"
-                raise WireError(msg) from error
-            sizes = [layout[name].numel for name in names]
-            for name, part in zip(names, torch.split(parts, sizes), strict=True):
-                out[name] = part.reshape(layout[name].shape)
-        return out
-
-
-def read_payloads(
-    data: bytes, layout: Layout
-) -> Iterator[tuple[tuple[str, ...], Payload]]:
-    """Read the payloads of an update, with the names of the tensors in each."""
-    reader = Reader(open_sealed(data))
-    names = list(layout)
-    count = reader.varint(MAX_TENSORS, "the number of tensors")
-    if count != len(names):
-        msg = (
-            f"model: expected {len(names)} tensors, found {count}; both ends must "
-            "train the same model"
-        )
-        raise WireError(msg)
-    for members in _read_group_table(reader, names):
-        expect = _joint_layout(members, layout)
-        try:
-            payload = wire.unpack_body(reader, decoders.KINDS, expect)
-        except WireError as error:
-            msg = f"tensor {members[0]!r}: {error}"
-            raise type(error)(msg) from error
-        yield tuple(members), payload
-    reader.finish()
-
-
-def _group_table(groups: Sequence[Group], names: Sequence[str]) -> bytes:
-    merged = [g.names for g in groups if len(g.names) > 1]
-    number = {name: i for i, group in enumerate(merged, 1) for name in group}
-    width = len(merged).bit_length()
-    flags = torch.tensor(
-        [number.get(name, 0) >> bit & 1 for name in names for bit in range(width)],
-        dtype=torch.bool,
-    )
-    head = write_varint(len(names)) + write_varint(len(merged))
-    return head + bits.encode_bits(flags)
-
-
-def _read_group_table(reader: Reader, names: Sequence[str]) -> list[list[str]]:
-    total = reader.varint(len(names), "the number of merged vectors")
-    width = total.bit_length()
-    flags = bits.decode_bits(
-        reader.take((len(names) * width + 7) // 8), len(names) * width
-    ).tolist()
-    merged: dict[int, list[str]] = {}
-    order: list[list[str]] = []
-    for i, name in enumerate(names):
-        own = flags[i * width : (i + 1) * width]
-        number = sum(int(flag) << bit for bit, flag in enumerate(own))
-        if number in merged:
-            merged[number].append(name)
-            continue
-        order.append([name])
-        if number:
-            merged[number] = order[-1]
-    if max(merged, default=0) > total:
-        msg = f"model: vector {max(merged)} of {total}; the message is damaged"
-        raise WireError(msg)
-    return order
-
-
-def _joint_layout(names: Sequence[str], layout: Layout) -> TensorLayout:
-    """Layout of one tensor, or of the vector of several."""
-    first = layout[names[0]]
-    if len(names) == 1:
-        return first
-    if any(layout[name].dtype != first.dtype for name in names):
-        msg = f"model: {names[0]!r} is merged with tensors of another dtype"
-        raise WireError(msg)
-    return TensorLayout((sum(layout[name].numel for name in names),), first.dtype)
+        return read_update(data, layout)
 
 
 def _holds_weights(key: str) -> bool:
     """Whether this name in a state is that of importance weights, at any depth."""
     return key.rpartition(".")[2] == Importance().weights
-
-
-def _join(tensors: Sequence[Tensor]) -> Tensor:
-    if len(tensors) == 1:
-        return tensors[0]
-    return torch.cat([t.reshape(-1) for t in tensors])
 
 
 def _first_match(name: str, rules: Sequence[Rule]) -> int:

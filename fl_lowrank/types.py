@@ -81,6 +81,9 @@ class Kind:
     codings: tuple[Coding, ...]
     #: Fields of real numbers that ``>>`` may hand to another compressor.
     inner: tuple[str, ...] = ()
+    #: Nested payloads of the full size that it holds; none of more than one may stand
+    #: inside another, so that short bytes never mean many tensors.
+    copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,8 @@ class Compressor(ABC):
     orthogonal: ClassVar[bool] = False
     #: True if an entry's code depends on no other entry but through a common scale.
     elementwise: ClassVar[bool] = False
+    #: True if a model's tensors of one rule and dtype are compressed as one vector.
+    joins: ClassVar[bool] = False
 
     def init(self, shape: Shape) -> State:
         """State before the first message; most compressors remember nothing."""

@@ -102,6 +102,8 @@ def unpack_body(
     expect: TensorLayout | None,
     depth: int = 0,
     max_entries: int = MAX_ENTRIES,
+    *,
+    multiplied: bool = False,
 ) -> Payload:
     """Read one body; see `unpack`."""
     if depth > MAX_DEPTH:
@@ -130,7 +132,16 @@ def unpack_body(
             "fl-lowrank on both ends"
         )
         raise WireError(msg)
-    fields = _read_fields(reader, kinds, kinds[code], math.prod(shape), depth)
+    if multiplied and kinds[code].copies > 1:
+        msg = (
+            f"wire: a payload {kinds[code].name} inside one that holds several; the "
+            "message is damaged"
+        )
+        raise WireError(msg)
+    multiplied = multiplied or kinds[code].copies > 1
+    fields = _read_fields(
+        reader, kinds, kinds[code], math.prod(shape), depth, multiplied=multiplied
+    )
     return Payload(kinds[code], shape, dtype, fields)
 
 
@@ -141,10 +152,16 @@ def _may_travel_as(kind: Kind, position: int, coding: int) -> bool:
 
 
 def _read_fields(
-    outer: Reader, kinds: Mapping[int, Kind], kind: Kind, numel: int, depth: int
+    outer: Reader,
+    kinds: Mapping[int, Kind],
+    kind: Kind,
+    numel: int,
+    depth: int,
+    *,
+    multiplied: bool,
 ) -> dict[str, Field]:
     fields = {}
-    room = numel + _SPARE_ENTRIES
+    room = kind.copies * numel + _SPARE_ENTRIES
     for i, name in enumerate(kind.fields):
         code = outer.take(1)[0]
         if not _may_travel_as(kind, i, code):
@@ -155,7 +172,9 @@ def _read_fields(
             raise WireError(msg)
         reader = Reader(outer.take(outer.varint(len(outer.data), "a field's length")))
         if code == Coding.NESTED:
-            inner = unpack_body(reader, kinds, None, depth + 1, room)
+            inner = unpack_body(
+                reader, kinds, None, depth + 1, room, multiplied=multiplied
+            )
             room -= inner.numel  # together they hold no more than their payload
             fields[name] = Field(Coding.NESTED, inner)
         else:

@@ -23,7 +23,7 @@ PACKAGES: dict[str, set[str]] = {
     "simulations": {
         *("fl_lowrank", "clients", "strategies", "simulations", "flwr"),
         *("flwr_datasets", "datasets", "torch", "torchvision", "numpy", "sklearn"),
-        *("scipy", "matplotlib", "rich", "psutil"),
+        *("scipy", "matplotlib", "rich", "psutil", "PIL"),
     },
 }
 
@@ -32,6 +32,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("rng",),
     ("types",),
+    ("registry",),
     ("linalg", "shapes", "codecs", "bounds", "topology"),
     ("hadamard", "importance", "lloyd_max", "mixing"),
     ("framing",),
@@ -41,7 +42,11 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("spec", "feedback"),
     ("theory",),
     ("updates",),
+    ("grouping",),
+    ("messages",),
+    ("spending",),
     ("model",),
+    ("allocate",),
     ("checks", "report"),
     ("__main__",),
 )

@@ -14,11 +14,14 @@ import torch
 from .. import bounds, wire
 from ..compressors import (
     F16,
+    Budget,
     BySize,
     Dither,
     DitherUnbiased,
     Ecsq,
+    Flat,
     Identity,
+    Induced,
     LowRankUnbiased,
     Natural,
     NaturalDithering,
@@ -239,6 +242,23 @@ def _(compressor: Rotated, shape: Shape, dtype: torch.dtype) -> float:
 @byte_bound.register
 def _(compressor: BySize, shape: Shape, dtype: torch.dtype) -> float:
     return byte_bound(compressor.choose(shape), shape, dtype)
+
+
+@byte_bound.register
+def _(compressor: Induced, shape: Shape, dtype: torch.dtype) -> float:
+    parts = (compressor.biased, compressor.unbiased)
+    return sum(byte_bound(part, shape, dtype) for part in parts) + FRAME_BYTES
+
+
+@byte_bound.register
+def _(compressor: Budget, shape: Shape, dtype: torch.dtype) -> float:
+    del shape, dtype
+    return compressor.bytes
+
+
+@byte_bound.register
+def _(compressor: Flat, shape: Shape, dtype: torch.dtype) -> float:
+    return byte_bound(compressor.inner, (math.prod(shape),), dtype) + FRAME_BYTES
 
 
 def _positions(compressor: Compressor, shape: Shape) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..types import Compressor
 from .atomo import Atomo
+from .budget import Budget
 from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
 from .eden import Eden, EdenContractive
@@ -20,13 +21,13 @@ from .rsvd import Rsvd
 from .scalar import Ecsq
 from .sign import Sign
 from .sketch import Peeled, Sketch, peel
-from .sparse import RandK, TopK
+from .sparse import RandK, Threshold, TopK
 from .spherical import Spherical, SphericalUnbiased
 from .subtractive import Dither, DitherUnbiased
 from .tensor_train import TensorTrain
 from .tucker import Tucker
 from .uniform import Uniform, UniformStochastic
-from .wrappers import BySize, Shrunk, Then
+from .wrappers import BySize, Flat, Induced, Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
 COMPRESSORS: dict[str, type[Compressor]] = {
@@ -68,6 +69,10 @@ COMPRESSORS: dict[str, type[Compressor]] = {
         DitherUnbiased,
         Shrunk,
         BySize,
+        Threshold,
+        Induced,
+        Flat,
+        Budget,
     )
 }
 
@@ -75,13 +80,16 @@ __all__ = [
     "COMPRESSORS",
     "F16",
     "Atomo",
+    "Budget",
     "BySize",
     "Dither",
     "DitherUnbiased",
     "Ecsq",
     "Eden",
     "EdenContractive",
+    "Flat",
     "Identity",
+    "Induced",
     "LowRankUnbiased",
     "MdGreedy",
     "MdGreedyWeighted",
@@ -107,6 +115,7 @@ __all__ = [
     "TensorTrain",
     "TernGrad",
     "Then",
+    "Threshold",
     "TopK",
     "Tucker",
     "Uniform",

@@ -1,10 +1,12 @@
-"""Few entries are sent: the largest (`TopK`) or random ones (`RandK`).
+"""Few entries are sent: the largest (`TopK`, `Threshold`) or random ones (`RandK`).
 
 References
 ----------
 A. Beznosikov, S. Horvath, P. Richtarik, M. Safaryan, "On Biased Compression for
 Distributed Learning", JMLR 2023, arXiv 2002.12410: Top-k, and random sparsification
-with its constant.
+with its constant. A. N. Sahu, A. Dutta, A. M. Abdelmoniem, T. Banerjee, M. Canini,
+P. Kalnis, "Rethinking Gradient Sparsification as Total Error Minimization", NeurIPS
+2021, arXiv 2108.00951: the hard threshold.
 
 Differences: index sets are entropy coded, so that they cost about
 ``log2 C(d, k)`` bits rather than ``k log2 d``; survivors that are zero are not sent.
@@ -20,7 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..linalg import working_dtype
+from ..errors import SettingError
+from ..linalg import normalised, working_dtype
 from ..rng import Rng
 from ..types import (
     Coding,
@@ -63,6 +66,15 @@ def largest(values: Tensor, k: int) -> Tensor:
     missing = k - int(chosen.sum())
     chosen[(magnitude == threshold).nonzero().reshape(-1)[:missing]] = True
     return among[chosen]
+
+
+def sparse_payload(x: Tensor, indices: Tensor) -> Payload:
+    """Take the entries of ``x`` at increasing positions of its flat form."""
+    fields = {
+        "indices": Field(Coding.INDICES, indices),
+        "values": Field(Coding.RAW, x.detach().reshape(-1)[indices]),
+    }
+    return Payload(SPARSE, tuple(x.shape), x.dtype, fields)
 
 
 def _scatter(payload: Payload, indices: Tensor, values: Tensor) -> Tensor:
@@ -141,11 +153,7 @@ class TopK(Keep):
         del rng
         flat = check_input(self.name, x).reshape(-1)
         indices = largest(flat, self.count(flat.numel()))
-        fields = {
-            "indices": Field(Coding.INDICES, indices),
-            "values": Field(Coding.RAW, flat[indices]),
-        }
-        return Payload(SPARSE, tuple(x.shape), x.dtype, fields), state
+        return sparse_payload(x, indices), state
 
     @staticmethod
     def decode(payload: Payload) -> Tensor:
@@ -168,6 +176,83 @@ def _positions_and_values(payload: Payload) -> tuple[Tensor, Tensor]:
         f"{indices.numel()} positions for {values.numel()} values",
     )
     return indices.to(values.device), values
+
+
+@dataclass(frozen=True)
+class Threshold(Compressor):
+    """Keep the entries that are at least so large, and always the largest.
+
+    Guarantee: with ``r = min(relative, 1)``, ``Contractive(1 - r^2 (d - 1) / d)``: what
+    is dropped lies below r times the root mean square, and the largest entry holds at
+    least ``1 / d`` of the squared norm. Approached when all entries but one lie just
+    below. With ``value`` the same for ``r = 1``.
+    Wire cost: as `TopK`, for as many entries as there are so large.
+
+    Differences from Sahu et al. (2021), who fix ``value`` for the whole training so
+    that much is sent while updates are large: ``relative`` needs no knowledge of the
+    units of an update. The largest entry is kept, so that an error memory never waits
+    for ever.
+
+    Parameters
+    ----------
+    relative : float, optional
+        Threshold in units of the root mean square of the entries, above 0.
+    value : float, optional
+        Threshold in the units of the tensor, instead of ``relative``: the scale of the
+        input then matters.
+    """
+
+    name: ClassVar[str] = "threshold"
+    norm_nonincreasing: ClassVar[bool] = True
+    composable: ClassVar[bool] = True
+    orthogonal: ClassVar[bool] = True
+
+    relative: float | None = None
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [v for v in (self.relative, self.value) if v is not None]
+        if len(given) != 1 or not 0.0 < given[0] < math.inf:
+            msg = (
+                f"{self.name}: expected either relative or value, above 0, found "
+                f"relative={self.relative} and value={self.value}; write "
+                "threshold(relative=3.0)"
+            )
+            raise SettingError(msg)
+
+    def guarantee(self, shape: Shape) -> Guarantee:
+        """Bound what lies below the threshold."""
+        d = math.prod(shape)
+        if d <= 1:
+            return Exact()
+        r = min(self.relative or 1.0, 1.0)
+        return Contractive(1.0 - r * r * (d - 1) / d)
+
+    def inner_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Every entry may be kept; how many are depends on the tensor."""
+        return ((math.prod(shape),),)
+
+    def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
+        """Select by magnitude."""
+        del rng
+        flat = check_input(self.name, x).reshape(-1)
+        work, peak = normalised(flat)
+        size = work.abs()
+        if self.relative is None:
+            assert self.value is not None
+            bound = self.value / peak if peak > 0.0 else 1.0
+        else:
+            mean = float(size.to(torch.float64).square().sum()) / max(size.numel(), 1)
+            bound = self.relative * math.sqrt(mean)
+        # The largest is 1 in these units.
+        kept = size >= min(bound, 1.0)
+        indices = (kept & (size > 0.0)).nonzero().reshape(-1)
+        return sparse_payload(x, indices), state
+
+    @staticmethod
+    def decode(payload: Payload) -> Tensor:
+        """Put the values into zeros."""
+        return _scatter(payload, *_positions_and_values(payload))
 
 
 @dataclass(frozen=True)

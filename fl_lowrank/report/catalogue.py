@@ -46,6 +46,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "eden": ("eden(bits=1)", "eden(bits=2)", "eden(bits=4)"),
     "eden_contractive": ("eden_contractive(bits=1)", "eden_contractive(bits=3)"),
     "rotated": ("rotated(inner=sparse_dithering(nu=0.1))",),
+    "threshold": ("threshold(relative=2.5)", "threshold(relative=1.0)"),
+    "induced": ("induced(biased=topk(fraction=0.01), unbiased=randk(fraction=0.01))",),
+    "flat": ("flat(inner=topk(fraction=0.01) >> natural())",),
+    "budget": ("budget(bytes=2000)", "budget(bytes=20000)"),
     "shrunk": ("shrunk(inner=randk(fraction=0.1))",),
     "by_size": (
         "by_size(threshold=1000, small=f16(), large=topk(fraction=0.01) >> natural())",

@@ -9,7 +9,6 @@ Benchmarking Machine Learning Algorithms", 2017, arXiv 1708.07747.
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..errors import SimulationError
 from .dataset import DATA_VARIABLE, Dataset, data_folder
+from .download import download
 
 # Mean and standard deviation of the training pixels, scaled to [0, 1].
 _MEAN, _DEVIATION = 0.2860, 0.3530
@@ -67,20 +67,7 @@ def _named_folder() -> Path | None:
 
 
 def _downloaded_folder() -> Path:
-    # torchvision is slow to import and only the download needs it.
-    from torchvision.datasets import FashionMNIST
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    root = cache / "fl-lowrank"
-    try:
-        FashionMNIST(str(root), download=True)
-    except Exception as error:
-        # The download raises whatever the network layer raised.
-        raise SimulationError(
-            f"Fashion-MNIST could not be downloaded to {root} "
-            f"({type(error).__name__}): let {DATA_VARIABLE} name a folder that has "
-            f"the four idx .gz files in fashion-mnist/."
-        ) from error
+    _, root = download("FashionMNIST", "the four idx .gz files in fashion-mnist/")
     return root / "FashionMNIST" / "raw"
 
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 from ..errors import choose
+from .cifar import load_cifar
 from .dataset import Dataset
 from .digits import load_digits
 from .fashion_mnist import load_fashion_mnist
@@ -14,6 +15,8 @@ from .libsvm import load_libsvm
 DATASETS: dict[str, Callable[[], Dataset]] = {
     "digits": load_digits,
     "fashion-mnist": load_fashion_mnist,
+    "cifar10": functools.partial(load_cifar, 10),
+    "cifar100": functools.partial(load_cifar, 100),
     "mushrooms": functools.partial(load_libsvm, "mushrooms", num_features=112),
     "a9a": functools.partial(load_libsvm, "a9a", num_features=123),
     "w8a": functools.partial(load_libsvm, "w8a", num_features=300),

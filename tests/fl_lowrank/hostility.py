@@ -80,6 +80,15 @@ SENDERS = [
     ),
     ("shrunk(inner=natural_stochastic())", (33,), torch.float16),
     ("by_size(threshold=10, small=f16(), large=topk(k=3))", (7, 7), torch.float32),
+    ("threshold(relative=1.5)", (12, 9), torch.float32),
+    ("budget(bytes=90)", (300,), torch.float32),
+    ("induced(biased=topk(k=2), unbiased=randk(k=5))", (8, 5), torch.float32),
+    (
+        "induced(biased=svd(rank=1), unbiased=sparse_dithering_unbiased())",
+        (6, 7),
+        torch.float64,
+    ),
+    ("flat(inner=powersgd(rank=1) >> natural())", (6, 6), torch.float32),
 ]
 
 
@@ -245,6 +254,10 @@ DENSE, HALF, SPARSE, SEEDED, POWERS, LEVELS, LOWRANK, SHRUNK = range(8)
 SKETCH = 21
 BLOCKS, SIGNS, BINADES = 8, 9, 10
 SPHERICAL = 16
+INDUCED = 22
+_SUM_OF_TWO = body_of(
+    (1,), INDUCED, *[field(Coding.NESTED, body_of((1,), DENSE, raw(1.0)))] * 2
+)
 FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
     "10^12 entries": (body_of((10**12,), SEEDED, integers(1), raw(1.0)), (8,)),
     "10^6 times 10^6": (body_of((10**6, 10**6), SEEDED, integers(1), raw(1.0)), (8,)),
@@ -662,6 +675,48 @@ FORGED: dict[str, tuple[bytes, tuple[int, ...]]] = {
         (2,),
     ),
 }
+FORGED |= {
+    "induced: a part is too long": (
+        body_of(
+            (2,),
+            INDUCED,
+            *[field(Coding.NESTED, body_of((3,), DENSE, raw(1, 2, 3)))] * 2,
+        ),
+        (2,),
+    ),
+    "induced: a part is missing": (
+        body_of((1,), INDUCED, field(Coding.NESTED, body_of((1,), DENSE, raw(1.0)))),
+        (1,),
+    ),
+    "induced: three times its size": (
+        body_of(
+            (90,),
+            INDUCED,
+            field(Coding.NESTED, body_of((200,), SEEDED, integers(1), raw(1.0))),
+            field(Coding.NESTED, body_of((90,), SEEDED, integers(1), raw(1.0))),
+        ),
+        (90,),
+    ),
+    "induced: raw parts": (body_of((1,), INDUCED, raw(1.0), raw(1.0)), (1,)),
+    "induced inside induced": (
+        body_of((1,), INDUCED, *[field(Coding.NESTED, _SUM_OF_TWO)] * 2),
+        (1,),
+    ),
+    "induced inside shrunk inside induced": (
+        body_of(
+            (1,),
+            INDUCED,
+            *[
+                field(
+                    Coding.NESTED,
+                    body_of((1,), SHRUNK, raw(1.0), field(Coding.NESTED, _SUM_OF_TWO)),
+                )
+            ]
+            * 2,
+        ),
+        (1,),
+    ),
+}
 
 #: Well formed, but beyond the largest number of float32.
 TOO_LARGE: dict[str, tuple[bytes, tuple[int, ...]]] = {
@@ -702,6 +757,12 @@ TOO_LARGE: dict[str, tuple[bytes, tuple[int, ...]]] = {
     ),
     "binades: the exponent overflows": (
         body_of((1,), BINADES, integers(1000), raw(1.0), equal_symbols(1, 60)),
+        (1,),
+    ),
+    "induced: the sum overflows": (
+        body_of(
+            (1,), INDUCED, *[field(Coding.NESTED, body_of((1,), DENSE, raw(3e38)))] * 2
+        ),
         (1,),
     ),
     "dithered: the scale overflows": (

@@ -183,6 +183,7 @@ def test_numbers_on_the_wire_never_change() -> None:
         "eden": 12,
         "rotated": 13,
         "dithered": 14,
+        "induced": 22,
         "spherical": 16,
     } == {kind.name: kind.code for kind in KINDS.values()}
     assert [coding.value for coding in Coding] == list(range(len(Coding)))

@@ -27,9 +27,11 @@ from fl_lowrank.wire import TensorLayout
 
 from .hostility import (
     ALL,
+    DENSE,
     EDEN,
     FORGED,
     HALF,
+    INDUCED,
     LEVELS,
     LOWRANK,
     NONE,
@@ -169,6 +171,11 @@ def test_the_forgery_is_the_only_fault() -> None:
         LOWRANK: body_of((3, 3), LOWRANK, raw(*[1.0] * 3), raw(*[1e30] * 3)),
         SPHERICAL: spherical()[0],
         EDEN: eden((3,), integers(1, 4), coarse=3, value=3),
+        INDUCED: body_of(
+            (3,),
+            INDUCED,
+            *[field(Coding.NESTED, body_of((3,), DENSE, raw(1.0, 2.0, 3.0)))] * 2,
+        ),
     }
     for kind, body in good.items():
         shape = {HALF: (1,), LOWRANK: (3, 3), SPHERICAL: (4,)}.get(kind, (3,))

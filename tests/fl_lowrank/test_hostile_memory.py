@@ -19,6 +19,7 @@ from fl_lowrank.types import Coding
 from .hostility import (
     ALL,
     FORGED,
+    INDUCED,
     LOWRANK,
     POWERS,
     SEEDED,
@@ -145,9 +146,11 @@ def test_trees_of_payloads_do_not_multiply_memory() -> None:
     seeded = body_of((numel,), SEEDED, integers(1), raw(1.0))
     wide = tree(numel, wire.MAX_DEPTH)
     core = sketched((numel,), (0, 0), ALL, numel // 3 * 3)
-    bodies = [deep, chain, positions, seeded, wide, core]
+    pair = body_of((numel,), INDUCED, *[field(Coding.NESTED, deep)] * 2)
+    pairs = body_of((numel,), INDUCED, *[field(Coding.NESTED, pair)] * 2)
+    bodies = [deep, chain, positions, seeded, pair, pairs, wide, core]
     answers = answers_within(128 * numel, [job(seal(b), (numel,)) for b in bodies])
-    assert answers == ["read", "read", "read", "read", "refused", "refused"]
+    assert answers == ["read"] * 5 + ["refused"] * 3
 
 
 @linux
@@ -187,6 +190,10 @@ for text in (
     f"tucker(rank={huge}, order={huge})", f"tensor_train(accuracy=1e-6, order={huge})",
     "spherical(alpha=1e-300)", f"spherical(block={huge})",
     "spherical(alpha=0.01, block=64)", "spherical_unbiased(alpha=0.99, block=64)",
+    "threshold(relative=1e-300)", "threshold(value=1e300)",
+    f"flat(inner=powersgd(rank={huge}))", "budget(bytes=" + "9" * 4000 + ")",
+    *(f'budget(bytes={n}, method="{m}")' for n in (1, 99, 10**9, huge)
+      for m in ("dither", "topk", "lowrank", "best")),
 ):
     run(text)
 """

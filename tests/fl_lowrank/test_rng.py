@@ -144,3 +144,10 @@ def test_subset_is_uniform() -> None:
         counts[stream(12, i).subset(k, d)] += 1
     p = k / d
     assert float((counts - n * p).abs().max()) < 5 * math.sqrt(n * p * (1 - p))
+
+
+def test_uniform_numbers_can_be_drawn_from_any_place() -> None:
+    rng = stream(5)
+    whole = rng.uniform(200_000)
+    for start in (0, 1, 65_536, 131_071):
+        assert torch.equal(rng.uniform(1000, start=start), whole[start : start + 1000])

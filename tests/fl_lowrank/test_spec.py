@@ -73,7 +73,7 @@ def test_numbers() -> None:
 
 #: No setting of theirs is needed, but one of several is.
 NEED_ONE_OF_SOME = {
-    *("topk", "randk", "tucker", "tensor_train", "sketch"),
+    *("topk", "randk", "tucker", "tensor_train", "sketch", "threshold"),
     *("ecsq", "dither", "dither_unbiased"),
     *("md_stochastic", "md_greedy", "md_greedy_weighted", "md_weighted_greedy"),
 }

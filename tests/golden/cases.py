@@ -106,6 +106,13 @@ CASES = (
     Case("tensor_train", "tensor_train(rank=2)", (6, 5, 2, 2)),
     Case("tensor_train_vector", "tensor_train(accuracy=0.7, order=4)", (144,)),
     Case("tensor_train_coded", "tensor_train(rank=2) >> natural()", (15, 16)),
+    Case("threshold", "threshold(relative=1.5)", (30, 20)),
+    Case("threshold_value", "threshold(value=2.5) >> natural()", (50,), torch.float64),
+    Case("induced", "induced(biased=topk(k=9) >> natural(), unbiased=randk(k=30))"),
+    Case("flat", "flat(inner=topk(k=5) >> natural())", (10, 2, 3, 3)),
+    Case("flat_vector", "flat(inner=svd(rank=1))", (60,), torch.float16),
+    Case("budget", "budget(bytes=200)", (20, 30)),
+    Case("budget_topk", 'budget(bytes=60, method="topk")'),
     Case("shrunk_chain", "shrunk(inner=randk(k=30) >> natural_stochastic())"),
 )
 

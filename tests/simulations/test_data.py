@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from simulations.data import DATASETS, load_dataset
 from simulations.data.dataset import DATA_VARIABLE
@@ -137,6 +138,87 @@ def test_failed_download_names_the_variable(
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", refuse)
     with pytest.raises(SimulationError, match=f"ConnectionError.*{DATA_VARIABLE}"):
         load_dataset("fashion-mnist")
+
+
+def _write_cifar(folder: Path, rows: int = 2, columns: int = 3) -> np.ndarray:
+    """One colour an image, all different; gives the colours, train before test."""
+    folder.mkdir(parents=True)
+    count = rows * columns
+    colours = np.random.default_rng(0).integers(
+        256, size=(6 * count, 3), dtype=np.uint8
+    )
+    for i, name in enumerate([*(f"train_{i}" for i in range(1, 6)), "test"]):
+        own = colours[i * count : (i + 1) * count].reshape(rows, columns, 3)
+        pixels = own.repeat(32, axis=0).repeat(32, axis=1)
+        Image.fromarray(pixels).save(folder / f"{name}.webp", lossless=True)
+    labels = np.arange(6 * count, dtype=np.uint8) % 10
+    np.save(folder / "train_labels.npy", labels[: 5 * count])
+    np.save(folder / "test_labels.npy", labels[5 * count :])
+    return colours
+
+
+def test_cifar_atlases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = _write_cifar(tmp_path / "cifar10")
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    data = load_dataset("cifar10")
+    assert data.train_x.shape == (30, 3, 32, 32)
+    assert data.test_x.shape == (6, 3, 32, 32)
+    assert torch.cat([data.train_y, data.test_y]).tolist() == [
+        i % 10 for i in range(36)
+    ]
+    deviation = torch.tensor([0.2470, 0.2435, 0.2616]).reshape(3, 1, 1)
+    mean = torch.tensor([0.4914, 0.4822, 0.4465]).reshape(3, 1, 1)
+    pixels = (torch.cat([data.train_x, data.test_x]) * deviation + mean) * 255
+    expected = torch.from_numpy(colours).float()[:, :, None, None]
+    torch.testing.assert_close(pixels, expected.expand_as(pixels), rtol=0, atol=1e-3)
+
+
+def test_damaged_cifar_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cifar100"
+    _write_cifar(folder)
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    np.save(folder / "test_labels.npy", np.zeros(5, dtype=np.uint8))
+    with pytest.raises(SimulationError, match=r"labels of shape \(5,\) for 6 images"):
+        load_dataset("cifar100")
+    (folder / "test_labels.npy").write_bytes(b"no array")
+    with pytest.raises(SimulationError, match=r"test_labels.npy cannot be read"):
+        load_dataset("cifar100")
+    Image.new("RGB", (64, 40)).save(folder / "train_2.webp", lossless=True)
+    with pytest.raises(SimulationError, match=r"train_2.webp is 40 x 64, no grid"):
+        load_dataset("cifar100")
+    (folder / "train_2.webp").write_bytes(b"RIFF")
+    with pytest.raises(SimulationError, match=r"train_2.webp cannot be read"):
+        load_dataset("cifar100")
+
+
+def test_cifar_is_downloaded_without_the_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(DATA_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    class Downloaded:
+        def __init__(self, root: str, *, train: bool, download: bool) -> None:
+            assert root == str(tmp_path / "fl-lowrank")
+            assert download
+            self.data = np.full((4 if train else 2, 32, 32, 3), 255, dtype=np.uint8)
+            self.targets = [7] * len(self.data)
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100", Downloaded)
+    data = load_dataset("cifar100")
+    assert data.train_x.shape == (4, 3, 32, 32)
+    assert data.test_y.tolist() == [7, 7]
+    assert data.num_classes == 100
+
+
+@needs_data
+@pytest.mark.parametrize("num_classes", [10, 100])
+def test_cifar(num_classes: int) -> None:
+    data = load_dataset(f"cifar{num_classes}")
+    assert data.train_x.shape == (50_000, 3, 32, 32)
+    assert data.test_y.bincount().tolist() == [10_000 // num_classes] * num_classes
+    assert data.train_x.mean(dim=(0, 2, 3)).abs().max() < 1e-3
+    assert data.train_x.std(dim=(0, 2, 3)).tolist() == pytest.approx([1] * 3, abs=1e-3)
 
 
 @needs_data

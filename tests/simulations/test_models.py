@@ -19,6 +19,8 @@ def _count(name: str, shape: tuple[int, ...], num_classes: int = 10) -> int:
         ("digits-cnn", (1, 8, 8), 55_018),
         ("digits-cnn-bn", (1, 8, 8), 55_114),
         ("cnn", (1, 28, 28), 1_474_550),
+        ("resnet20", (3, 32, 32), 269_722),
+        ("resnet18", (3, 32, 32), 11_173_962),
     ],
 )
 def test_number_of_parameters(name: str, shape: tuple[int, ...], count: int) -> None:
@@ -39,6 +41,28 @@ def test_batch_norm_brings_buffers() -> None:
 def test_forward_gives_one_logit_for_each_class(name: str) -> None:
     model = build_model(name, (1, 12, 12), 7, seed=0)
     assert model(torch.zeros(3, 1, 12, 12)).shape == (3, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet18"])
+def test_residual_networks_halve_the_image_in_each_stage(name: str) -> None:
+    model = build_model(name, (3, 32, 32), 10, seed=0).eval()
+    sizes, x = [], torch.zeros(1, 3, 32, 32)
+    for layer in model:
+        x = layer(x)
+        sizes += [x.shape[-1]] if x.ndim == 4 and x.shape[-1] not in sizes else []
+    assert sizes == {"resnet20": [32, 16, 8, 1], "resnet18": [32, 16, 8, 4, 1]}[name]
+
+
+def test_a_shortcut_without_parameters_drops_pixels_and_pads_channels() -> None:
+    """With the second normalisation at zero, a block is ReLU of its shortcut."""
+    model = build_model("resnet20", (3, 32, 32), 10, seed=0).eval()
+    block = next(b for b in model if getattr(b, "missing", 0))
+    torch.nn.init.zeros_(block.norm2.weight)
+    x = torch.rand(2, 16, 8, 8)
+    y = block(x)
+    assert torch.equal(y[:, :16], x[:, :, ::2, ::2])
+    assert y.shape == (2, 32, 4, 4)
+    assert not y[:, 16:].any()
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

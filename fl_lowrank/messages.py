@@ -1,0 +1,98 @@
+"""Groups of tensors <-> the bytes of an update.
+
+Inside `wire.seal` stand the table of `grouping` and then the bodies of all tensors and
+vectors, each where its first tensor stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from . import decoders, wire
+from .errors import CompressionError
+from .framing import Reader, open_sealed, seal
+from .grouping import Group, Layout, join, joint_layout, read_table, write_table
+from .rng import Rng
+from .types import Payload, State
+
+
+class Writer:
+    """Writes messages of one update; a group is encoded only once."""
+
+    def __init__(self, update: Mapping[str, Tensor], state: State, rng: Rng) -> None:
+        self._update = update
+        self._state = state
+        self._rng = rng
+        self._done: dict[Group, tuple[bytes, State]] = {}
+
+    def write(self, groups: Sequence[Group]) -> bytes:
+        """Give the message of these groups, in the order of their first tensors."""
+        bodies = [self._body(group)[0] for group in groups]
+        return seal(b"".join([write_table(groups, list(self._update)), *bodies]))
+
+    def states_of(self, groups: Sequence[Group]) -> State:
+        """Give the state after the message."""
+        return {
+            f"{group.names[0]}/{k}": v
+            for group in groups
+            for k, v in self._body(group)[1].items()
+        }
+
+    def _body(self, group: Group) -> tuple[bytes, State]:
+        if group not in self._done:
+            self._done[group] = self._encode(group)
+        return self._done[group]
+
+    def _encode(self, group: Group) -> tuple[bytes, State]:
+        first = group.names[0]
+        owned = (k for k in self._state if k.rpartition("/")[0] == first)
+        before = {k.rpartition("/")[2]: self._state[k] for k in owned}
+        x = join([self._update[name] for name in group.names])
+        with naming(first):
+            payload, after = group.compressor.encode(x, before, self._rng.child(first))
+        return wire.pack_body(payload), after
+
+
+def read_payloads(
+    data: bytes, layout: Layout
+) -> Iterator[tuple[tuple[str, ...], Payload]]:
+    """Read the payloads of an update, with the names of the tensors in each."""
+    reader = Reader(open_sealed(data))
+    for members in read_table(reader, list(layout)):
+        expect = joint_layout(members, layout)
+        with naming(members[0]):
+            payload = wire.unpack_body(reader, decoders.KINDS, expect)
+        yield tuple(members), payload
+    reader.finish()
+
+
+def read_update(data: bytes, layout: Layout) -> dict[str, Tensor]:
+    """Rebuild an update.
+
+    Raises
+    ------
+    WireError
+        If the bytes are not exactly one update of this layout.
+    """
+    out: dict[str, Tensor] = dict.fromkeys(layout, torch.empty(0))
+    for names, payload in read_payloads(data, layout):
+        with naming(names[0]):
+            parts = decoders.decode(payload).reshape(-1)
+        sizes = [layout[name].numel for name in names]
+        for name, part in zip(names, torch.split(parts, sizes), strict=True):
+            out[name] = part.reshape(layout[name].shape)
+    return out
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let errors say at which tensor they happened."""
+    try:
+        yield
+    except CompressionError as error:
+        msg = f"tensor {name!r}: {error}"
+        raise type(error)(msg) from error

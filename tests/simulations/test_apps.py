@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from flwr.app import Message
 
-from fl_lowrank.errors import ProtocolError
+from fl_lowrank.envelope import Request
+from fl_lowrank.errors import ProtocolError, SettingError
 from simulations.client_app import app as client_app
 from simulations.config import Settings, default_run_config
 from simulations.data import Partitioning, partition_dataset
@@ -79,7 +80,7 @@ def test_runs_repeat_from_the_seed(tmp_path: Path) -> None:
             out=str(tmp_path / name),
             seed=seed,
             fraction_train=0.5,
-            uplink="randk(fraction=0.1)",
+            uplink="shrunk(inner=randk(fraction=0.1))",
         )
         run_federated(_grid(settings), settings)
         return [entry["loss"] for entry in RunFolder(tmp_path / name).read_rounds()]
@@ -157,3 +158,52 @@ def test_when_every_client_diverges(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match="without a usable reply"):
         run_federated(_grid(settings), settings)
     assert (RunFolder(tmp_path).read("error.json") or {})["type"] == "ProtocolError"
+
+
+@pytest.mark.parametrize(
+    ("feedback", "uplink", "sent"),
+    [
+        ("ef21sgdm(momentum=0.5)", "topk(fraction=0.1)", "ef21sgdm(momentum=0.5)"),
+        ("diana", "*: randk(fraction=0.25)", "diana(rate=0.25"),
+        ("dasha", "*: natural_stochastic()", "dasha(rate=0.8)"),
+    ],
+)
+def test_feedbacks_train_and_get_their_rates(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    feedback: str,
+    uplink: str,
+    sent: str,
+) -> None:
+    texts = set()
+    pack = Request.pack
+
+    def note(request: Request) -> bytes:
+        texts.add(request.feedback)
+        return pack(request)
+
+    monkeypatch.setattr(Request, "pack", note)
+    settings = _settings(
+        out=str(tmp_path), uplink=uplink, feedback=feedback, num_rounds=4, lr=0.02
+    )
+    run_federated(_grid(settings), settings)
+    rounds = RunFolder(tmp_path).read_rounds()
+    (text,) = {text for text in texts if text != "plain"}
+    assert text.startswith(sent)
+    assert rounds[-1]["loss"] < rounds[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("feedback", "uplink", "advice"),
+    [
+        ("ef", "randk(fraction=0.1)", r"which '.*weight' would use.*shrunk\(inner"),
+        ("diana", "topk(fraction=0.1)", "needs unbiased compression"),
+    ],
+)
+def test_a_wrong_pair_is_refused_before_any_round(
+    tmp_path: Path, feedback: str, uplink: str, advice: str
+) -> None:
+    settings = _settings(out=str(tmp_path), uplink=uplink, feedback=feedback)
+    with pytest.raises(SettingError, match=advice):
+        run_federated(_grid(settings), settings)
+    assert RunFolder(tmp_path).read_rounds() == []

@@ -18,6 +18,7 @@ from .compressors.dithered import DITHERED
 from .compressors.dithering import LEVELS, SparseDithering
 from .compressors.eden import Eden
 from .compressors.eden_payload import EDEN
+from .compressors.induced import INDUCED, Induced
 from .compressors.lowrank import LOWRANK, Svd
 from .compressors.natural import POWERS, Natural
 from .compressors.natural_dithering import BINADES, NaturalDithering
@@ -32,7 +33,7 @@ from .compressors.subtractive import Dither
 from .compressors.tensor_train import TRAIN, TensorTrain
 from .compressors.tucker import TUCKER, Tucker
 from .compressors.uniform import Uniform
-from .compressors.wrappers import INDUCED, SHRUNK, Induced, Shrunk, shrink_factor
+from .compressors.wrappers import SHRUNK, Shrunk, shrink_factor
 from .errors import InputError, WireError
 from .types import Additive, Compressor, Kind, Payload, all_finite
 from .wire import TensorLayout

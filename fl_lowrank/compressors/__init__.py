@@ -5,11 +5,13 @@ from __future__ import annotations
 from ..types import Compressor
 from .atomo import Atomo
 from .budget import Budget
+from .by_shape import BySize, Flat
 from .dense import F16, Identity
 from .dithering import SparseDithering, SparseDitheringUnbiased
 from .eden import Eden, EdenContractive
 from .importance_operators import MdGreedy, MdGreedyWeighted, MdWeightedGreedy
 from .importance_sampling import MdStochastic
+from .induced import Induced
 from .lowrank import Svd
 from .natural import Natural, NaturalStochastic
 from .natural_dithering import NaturalDithering
@@ -27,7 +29,7 @@ from .subtractive import Dither, DitherUnbiased
 from .tensor_train import TensorTrain
 from .tucker import Tucker
 from .uniform import Uniform, UniformStochastic
-from .wrappers import BySize, Flat, Induced, Shrunk, Then
+from .wrappers import Shrunk, Then
 
 #: Every compressor that a text may name; ``>>`` is written between two of them.
 COMPRESSORS: dict[str, type[Compressor]] = {

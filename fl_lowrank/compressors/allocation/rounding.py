@@ -83,10 +83,11 @@ class Rounding(Family):
         """Predict sizes and errors of all settings together."""
         counts, middles, widths = self.x.bins
         steps, zones = self.steps[:, None], self.zones[:, None]
-        levels = middles / steps  # (settings, bins)
-        levels = np.where(levels < zones, 0.0, np.floor(levels + 0.5))
         # Bins wider than a step hold several levels, alike in number.
         wide = np.maximum(np.log2(widths / steps), 0.0)
+        exact = middles / steps  # (settings, bins)
+        levels = np.where(wide > 0.0, exact, np.floor(exact + 0.5))
+        levels[exact < zones] = 0.0
         # Magnitudes grow along a row, so equal levels are neighbours.
         starts = np.diff(levels, prepend=-1.0, axis=1) > 0.0
         places = np.flatnonzero(starts)

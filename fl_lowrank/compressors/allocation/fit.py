@@ -81,8 +81,8 @@ def fit(parts: Sequence[Part], limit: int, sender: Sender[Message]) -> Fitted[Me
             )
             raise InputError(msg)
         return best
-    flat = _flat(parts, choices, limit, sender)
-    if flat is None:
+    flat = _flat(parts, choices, best, limit, sender)
+    if flat is None or flat is best:
         return best
     unit = parts[0].exponent
     errors = [sender.error(found.message, unit) for found in (flat, best)]
@@ -116,7 +116,11 @@ def _planned(
 
 
 def _flat(
-    parts: Sequence[Part], choices: Choices, limit: int, sender: Sender[Message]
+    parts: Sequence[Part],
+    choices: Choices,
+    planned: Fitted[Message],
+    limit: int,
+    sender: Sender[Message],
 ) -> Fitted[Message] | None:
     """Send the largest entries of all tensors as one vector, where that may be better.
 
@@ -128,11 +132,13 @@ def _flat(
     flat = plan([whole], _bits(choices, 1.0))
     if sum(c.error for _, c in choices) < _CLOSE * sum(c.error for _, c in flat):
         return None
-    best = _scaled(flat, limit, sender)
+    best: Fitted[Message] | None = planned
+    if len(planned.shares) > 1 or selected(planned.shares[0][1]) is None:
+        best = _scaled(flat, limit, sender)
     if best is None:
         return None
-    ((_, compressor),) = best.shares
-    low = selected(compressor)
+    low = selected(best.shares[0][1])
+    assert low is not None
     high = min(low + 4 * (limit - best.size) + 2, whole.magnitudes.numel + 1)
     while high - low > 1 + low // _ENTRIES:
         middle = (low + high) // 2
@@ -158,7 +164,7 @@ def _scaled(
             high = scale
             if best is None or tried.size > best.size:
                 best = tried
-            if tried.size >= limit - _NEAR * limit:
+            if tried.size >= limit - max(1.0, _NEAR * limit):
                 break
         else:
             low = scale

@@ -26,13 +26,12 @@ def select(k: int) -> Compressor:
     return Then(TopK(k=max(k, 1)), Natural())
 
 
-def selected(compressor: Compressor) -> int:
-    """Give the k of what `select` has made."""
+def selected(compressor: Compressor) -> int | None:
+    """Give the k of what `select` has made, and None of others."""
     match compressor:
-        case Then(outer=TopK(k=int(k))):
+        case Then(outer=TopK(k=int(k)), inner=Natural()):
             return k
-    msg = f"expected topk(k=...) >> natural(), found {compressor}"
-    raise TypeError(msg)
+    return None
 
 
 class Selection(Family):

@@ -11,11 +11,10 @@ import os
 
 from torch import Tensor
 
-from fl_lowrank.updates import is_exact
 from simulations.data import load_dataset
 from simulations.data.dataset import DATA_VARIABLE
-from simulations.models import build_model
-from simulations.training import train_locally
+
+from .updates import local_update
 
 #: Data set, batches, samples a batch and step of the local training.
 TRAINING = {
@@ -45,25 +44,8 @@ def real_update(name: str, seed: int = 0) -> dict[str, Tensor]:
     Returns
     -------
     dict[str, Tensor]
-        Differences of the parameters; running statistics, which travel exactly, are
-        left out.
+        See `benchmarks.updates.local_update`.
     """
     dataset, num_batches, batch_size, lr = TRAINING[name]
     data = load_dataset(dataset, num_batches * batch_size)
-    model = build_model(name, data.sample_shape, data.num_classes, seed)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    train_locally(
-        model,
-        data.train_x,
-        data.train_y,
-        lr=lr,
-        momentum=0.0,
-        epochs=1,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    return {
-        key: after - before[key]
-        for key, after in model.state_dict().items()
-        if not is_exact(key, after.dtype)
-    }
+    return local_update(name, data, lr=lr, batch_size=batch_size, seed=seed)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 import fl_lowrank as fll
+from fl_lowrank.updates import is_exact
+
+if TYPE_CHECKING:
+    from simulations.data import Dataset
 
 
 def gaussian(d: int) -> Tensor:
@@ -24,9 +29,56 @@ def student(d: int, degrees: int = 3) -> Tensor:
     return rng.normal(d) / (squares / degrees).sqrt()
 
 
+def local_update(
+    name: str, data: Dataset, *, lr: float, batch_size: int, seed: int = 0
+) -> dict[str, Tensor]:
+    """Train a fresh model of the simulations for one epoch; give what has changed.
+
+    Parameters
+    ----------
+    name : str
+        A key of `simulations.models.MODELS`.
+    data : Dataset
+        Its training samples are used.
+    lr : float
+        Step of SGD.
+    batch_size : int
+        Samples a batch.
+    seed : int
+        Of the initial weights and of the batches.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        Differences of the parameters; running statistics, which travel exactly, are
+        left out.
+    """
+    # Imported here: drawn tensors do without the simulations' libraries.
+    from simulations.models import build_model
+    from simulations.training import train_locally
+
+    model = build_model(name, data.sample_shape, data.num_classes, seed)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    train_locally(
+        model,
+        data.train_x,
+        data.train_y,
+        lr=lr,
+        momentum=0.0,
+        epochs=1,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return {
+        key: after - before[key]
+        for key, after in model.state_dict().items()
+        if not is_exact(key, after.dtype)
+    }
+
+
 @functools.cache
 def real_update(model: str = "digits-cnn") -> dict[str, Tensor]:
-    """Train a model of the simulations for one local epoch on scikit-learn's digits.
+    """Train a model for one local epoch on all of scikit-learn's digits.
 
     Parameters
     ----------
@@ -36,28 +88,11 @@ def real_update(model: str = "digits-cnn") -> dict[str, Tensor]:
     Returns
     -------
     dict[str, Tensor]
-        The parameters after the epoch less those before, by name; do not write into
-        them.
+        See `local_update`; do not write into them.
     """
-    # Imported here: drawn tensors do without the data set's library.
     from simulations.data import load_dataset
-    from simulations.models import build_model
-    from simulations.training import train_locally
 
-    data = load_dataset("digits")
-    network = build_model(model, data.sample_shape, data.num_classes, seed=0)
-    before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    train_locally(
-        network,
-        data.train_x,
-        data.train_y,
-        lr=0.1,
-        momentum=0.0,
-        epochs=1,
-        batch_size=16,
-        seed=0,
-    )
-    return {name: p.detach() - before[name] for name, p in network.named_parameters()}
+    return local_update(model, load_dataset("digits"), lr=0.1, batch_size=16)
 
 
 def flattened(update: dict[str, Tensor]) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .rng import Rng
 
+_PATTERNS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """Precision in which tensors of ``dtype`` are computed with."""
@@ -25,6 +27,14 @@ def orthonormal(a: Tensor) -> Tensor:
     """
     basis: Tensor = torch.linalg.qr(a, mode="reduced").Q
     return basis
+
+
+def bit_pattern(x: Tensor) -> Tensor:
+    """View floating-point numbers as signed integers of the same width.
+
+    Those of finite numbers that are not negative are in the same order.
+    """
+    return x.view(_PATTERNS[x.dtype.itemsize])
 
 
 def largest_magnitude(x: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ class ModelCodec:
         others = [g for g in groups if not isinstance(g.compressor, Budget)]
         for group in groups:
             if isinstance(group.compressor, Budget):
-                found = spend(group.compressor, update, groups, writer)
+                found = spend(group.compressor, update, others, writer)
                 return found.groups, found.data, writer.states_of(others)
         return groups, writer.write(groups), writer.states_of(groups)
 

@@ -75,7 +75,7 @@ class _Spender(Sender[Spent]):
 def spend(
     budget: Budget,
     update: Mapping[str, Tensor],
-    groups: Sequence[Group],
+    others: Sequence[Group],
     writer: Writer,
 ) -> Spent:
     """Find the message of at most ``budget.bytes`` bytes with the least squared error.
@@ -86,8 +86,8 @@ def spend(
         Of the whole message.
     update : Mapping[str, Tensor]
         All tensors.
-    groups : sequence of Group
-        How they travel; those with a `Budget` share it, the others stay as they are.
+    others : sequence of Group
+        What travels beside those that share the budget, as it is.
     writer : Writer
         Of the update.
 
@@ -96,11 +96,10 @@ def spend(
     InputError
         If not even one entry fits, or a tensor is not finite; the message names it.
     """
-    shared = {n for g in groups if isinstance(g.compressor, Budget) for n in g.names}
-    names = [name for name in update if name in shared]
+    beside = {name for group in others for name in group.names}
+    names = [name for name in update if name not in beside]
     for name in names:
         with naming(name):
             check_input("budget", update[name])
-    others = [g for g in groups if not isinstance(g.compressor, Budget)]
     parts = parts_of([update[name] for name in names], budget.method)
     return fit(parts, budget.bytes, _Spender(update, names, others, writer)).message

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..linalg import working_dtype
+from ..linalg import bit_pattern, working_dtype
 from ..types import Coding, Field, Kind, Payload
 from .common import check_range, finish, need, shift
 
@@ -32,7 +32,6 @@ BLOCKS = Kind(
 _TOP = 15  # scales lie below 2^15, so that one and a half times as much fits float16
 _LEAST_HALF = 2.0**-13  # half of that still has all digits of float16
 _LEAST = 2.0**-80
-_PATTERNS = {torch.float16: torch.int16, torch.float32: torch.int32}
 
 
 class Scales(NamedTuple):
@@ -112,7 +111,7 @@ def choose_scales(sizes: Tensor, *, up: bool) -> Scales:
     wide = len(exact) == 1 or bool(((exact > 0.0) & (exact < _LEAST_HALF)).any())
     values = exact.to(torch.float32 if wide else torch.float16)
     # Patterns of neighbouring positive numbers are neighbouring integers.
-    pattern = values.view(_PATTERNS[values.dtype])
+    pattern = bit_pattern(values)
     near = values.to(torch.float64)
     step = (near < exact).to(pattern) if up else -(near > exact).to(pattern)
     return Scales((pattern + step).view(values.dtype), exponent)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import InputError, SettingError, WireError
 from ..linalg import largest_magnitude
+from ..rng import Rng
 from ..types import Payload, all_finite
 
 
@@ -83,7 +84,19 @@ def check_peak(who: str, peak: float, dtype: torch.dtype, factor: float) -> None
 def narrowed(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Give the values in ``dtype``, or as they are where one would become infinite."""
     narrow = values.to(dtype)
-    return narrow if bool(torch.isfinite(narrow).all()) else values
+    return narrow if all_finite(narrow) else values
+
+
+def draw_seed(rng: Rng, purpose: str) -> int:
+    """Draw a seed to send: of 63 bits, so that int64 holds it."""
+    return rng.child(purpose).key >> 1
+
+
+def read_seed(payload: Payload) -> int:
+    """Give the number in the field ``seed``."""
+    seed = payload.tensor("seed")
+    need(seed.numel() == 1 and int(seed) >= 0, payload, "no seed")
+    return int(seed)
 
 
 def shift(x: Tensor, exponent: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..rng import Rng
 from ..types import Coding, Field, Kind, Payload
-from .common import finish, need
+from .common import draw_seed, finish, need
 from .dithering import scale_tensor
 from .levels import Scaled, blocks, to_levels
 
@@ -81,7 +81,7 @@ def encode_dithered(
     Payload
         Of kind DITHERED.
     """
-    seed = rng.child("dither").key >> 1  # 63 bits, so that int64 holds it
+    seed = draw_seed(rng, "dither")
     noise, unit = Rng(seed), step * x.rms
     folded = _folding_pays(x.sample(_SAMPLE_SIZE), unit, noise)
 

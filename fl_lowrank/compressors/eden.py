@@ -68,7 +68,7 @@ from ..types import (
     State,
     check_input,
 )
-from .common import finish
+from .common import draw_seed, finish
 from .eden_payload import (
     MAX_BITS,
     field_of,
@@ -126,7 +126,7 @@ class RotatedQuantizer(Compressor):
         """Rotate, round and scale."""
         work, peak = normalised(check_input(self.name, x).reshape(-1))
         d = work.numel()
-        shared = Rng(rng.child("rotation").key >> 1)  # 63 bits, so that int64 holds it
+        shared = Rng(draw_seed(rng, "rotation"))
         u = rotate(work, shared)
         rms = float(torch.linalg.vector_norm(u)) / math.sqrt(max(d, 1))
         if rms > 0.0:

@@ -45,18 +45,17 @@ from torch import Tensor
 from ..errors import InputError, SettingError
 from ..rng import Rng
 from ..types import (
-    Coding,
     Exact,
-    Field,
     Guarantee,
     Importance,
     NoGuarantee,
     Payload,
     Shape,
     State,
+    all_finite,
     check_input,
 )
-from .sparse import SPARSE, Keep, largest
+from .sparse import Keep, largest, sparse_payload
 
 MEAN, PAPER = "mean", "paper"
 #: Of every operator in the form of the slides.
@@ -121,20 +120,16 @@ class ByImportance(Keep):
             weights = torch.ones_like(weights)
         indices, factors = self._choose(flat, weights, self.count(flat.numel()), rng)
         values = (flat[indices].to(torch.float64) * factors).to(flat.dtype)
-        if not bool(torch.isfinite(values).all()):
+        if not all_finite(values):
             msg = (
                 f"{self.name}: entries of {float(flat.abs().max()):.3g} times factors "
                 f"of up to {float(factors.max()):.3g} do not fit {x.dtype}; scale the "
                 "tensor down or use a wider dtype"
             )
             raise InputError(msg)
-        fields = {
-            "indices": Field(Coding.INDICES, indices),
-            "values": Field(Coding.RAW, values),
-        }
         age = (before["age"] + 1.0) % self.refresh
         after = {"weights": before["weights"], "age": age}
-        return Payload(SPARSE, tuple(x.shape), x.dtype, fields), after
+        return sparse_payload(x, indices, values), after
 
     def _fitting(self, state: State, shape: Shape) -> State:
         """Give the state if it is of this shape, or a fresh one."""
@@ -142,7 +137,7 @@ class ByImportance(Keep):
         if any(k not in state or state[k].shape != v.shape for k, v in start.items()):
             return start
         weights = state["weights"]
-        if not bool(torch.isfinite(weights).all() & (weights >= 0.0).all()):
+        if not (all_finite(weights) and bool((weights >= 0.0).all())):
             msg = (
                 f"{self.name}: expected weights of at least 0, found {weights.min():g} "
                 f"to {weights.max():g}; solve for them with fl_lowrank.importance"

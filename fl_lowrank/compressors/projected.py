@@ -48,7 +48,7 @@ from ..types import (
     Unbiased,
     check_input,
 )
-from .common import finish, narrowed, need
+from .common import draw_seed, finish, narrowed, need, read_seed
 from .dense import dense_payload
 from .ranks import Ranked
 
@@ -118,7 +118,7 @@ class LowRankUnbiased(Ranked):
         matrix, peak = normalised(as_matrix(x.detach()))
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         n = wide.shape[1]
-        seed = rng.child("projection").key >> 1  # 63 bits, so that int64 holds it
+        seed = draw_seed(rng, "projection")
         signs, positions = _draws(seed, rank, n, wide)
         sketch = hartley(wide * signs)[:, positions] * math.sqrt(n / rank)
         self._check_reach(x, sketch, peak)
@@ -145,14 +145,13 @@ class LowRankUnbiased(Ranked):
     @staticmethod
     def decode(payload: Payload) -> Tensor:
         """Put the columns into zeros and turn back."""
-        seed, values = payload.tensor("seed"), payload.tensor("sketch")
+        seed, values = read_seed(payload), payload.tensor("sketch")
         m, n = sorted(matrix_shape(payload.shape))
         rank = values.numel() // m if m else 0
-        need(seed.numel() == 1 and int(seed) >= 0, payload, "no seed")
         ok = values.numel() == rank * m and 0 < rank < n and values.is_floating_point()
         need(ok, payload, f"{values.numel()} numbers of a sketch")
         sketch, peak = normalised(values.reshape(m, rank))
-        signs, positions = _draws(int(seed), rank, n, sketch)
+        signs, positions = _draws(seed, rank, n, sketch)
         turned = sketch.new_zeros(m, n)
         turned[:, positions] = sketch
         wide = hartley(turned) * signs * math.sqrt(n / rank) * peak

@@ -39,7 +39,7 @@ from ..types import (
     State,
     check_input,
 )
-from .common import finish, need
+from .common import draw_seed, finish, need, read_seed
 
 ROTATED = Kind(13, "rotated", ("seed", "inner"), (Coding.VARINTS, Coding.NESTED))
 
@@ -90,7 +90,7 @@ class Rotated(Compressor):
                 "rotated; scale the tensor down"
             )
             raise InputError(msg)
-        seed = rng.child("rotation").key >> 1  # 63 bits, so that int64 holds it
+        seed = draw_seed(rng, "rotation")
         # The zero tensor has peak 0 and stays as it is.
         vector = rotate(work, Rng(seed)) * peak
         inner, state = self.inner.encode(vector, state, rng.child("rotated"))
@@ -103,12 +103,11 @@ class Rotated(Compressor):
     @staticmethod
     def decode(payload: Payload) -> Tensor:
         """Rotate back."""
-        seed, vector = payload.tensor("seed"), payload.tensor("inner")
-        need(seed.numel() == 1 and int(seed) >= 0, payload, "no seed")
+        seed, vector = read_seed(payload), payload.tensor("inner")
         need(
             vector.numel() == payload.numel and vector.is_floating_point(),
             payload,
             f"{vector.numel()} values of {vector.dtype}",
         )
         work, peak = normalised(vector)
-        return finish(payload, rotate_back(work, Rng(int(seed))) * peak)
+        return finish(payload, rotate_back(work, Rng(seed)) * peak)

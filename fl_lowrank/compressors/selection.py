@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..linalg import bit_pattern
+
 _SAMPLE_SIZE = 1 << 14
 _CHUNK = 1 << 16  # entries looked at together on a CPU: the work stays in its cache
-#: Magnitudes of finite numbers are ordered as these integers once the sign is off.
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def candidates(values: Tensor, k: int) -> Tensor:
@@ -53,9 +53,9 @@ def _reaching(values: Tensor, floor: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return (values.abs() >= floor).nonzero().reshape(-1)
     # NumPy finds the few true ones of a mask five times as fast as torch on a CPU.
-    as_integers = _BITS[values.dtype.itemsize]
-    bits = values.contiguous().view(as_integers).numpy()
-    least = int(floor.view(as_integers))
+    # Once the sign is off, patterns of finite numbers are ordered as their magnitudes.
+    bits = bit_pattern(values.contiguous()).numpy()
+    least = int(bit_pattern(floor))
     magnitude_bits = np.iinfo(bits.dtype).max
     parts = [
         np.flatnonzero((bits[begin : begin + _CHUNK] & magnitude_bits) >= least) + begin

@@ -39,7 +39,15 @@ from ..types import (
     Unbiased,
     check_input,
 )
-from .common import check_keep, check_range, keep_count, need, settled
+from .common import (
+    check_keep,
+    check_range,
+    draw_seed,
+    keep_count,
+    need,
+    read_seed,
+    settled,
+)
 from .selection import candidates
 
 SPARSE = Kind(
@@ -68,11 +76,11 @@ def largest(values: Tensor, k: int) -> Tensor:
     return among[chosen]
 
 
-def sparse_payload(x: Tensor, indices: Tensor) -> Payload:
-    """Take the entries of ``x`` at increasing positions of its flat form."""
+def sparse_payload(x: Tensor, indices: Tensor, values: Tensor) -> Payload:
+    """Put values at increasing positions of the flat form of a tensor like ``x``."""
     fields = {
         "indices": Field(Coding.INDICES, indices),
-        "values": Field(Coding.RAW, x.detach().reshape(-1)[indices]),
+        "values": Field(Coding.RAW, values),
     }
     return Payload(SPARSE, tuple(x.shape), x.dtype, fields)
 
@@ -153,7 +161,7 @@ class TopK(Keep):
         del rng
         flat = check_input(self.name, x).reshape(-1)
         indices = largest(flat, self.count(flat.numel()))
-        return sparse_payload(x, indices), state
+        return sparse_payload(x, indices, flat[indices]), state
 
     @staticmethod
     def decode(payload: Payload) -> Tensor:
@@ -247,12 +255,12 @@ class Threshold(Compressor):
         # The largest is 1 in these units.
         kept = size >= min(bound, 1.0)
         indices = (kept & (size > 0.0)).nonzero().reshape(-1)
-        return sparse_payload(x, indices), state
+        return sparse_payload(x, indices, flat[indices]), state
 
     @staticmethod
     def decode(payload: Payload) -> Tensor:
         """Put the values into zeros."""
-        return _scatter(payload, *_positions_and_values(payload))
+        return TopK.decode(payload)
 
 
 @dataclass(frozen=True)
@@ -285,7 +293,7 @@ class RandK(Keep):
         d = flat.numel()
         k = self.count(d)
         check_range(self.name, flat, d / k if k else 1.0)
-        seed = rng.child("subset").key >> 1  # 63 bits, so that int64 holds it
+        seed = draw_seed(rng, "subset")
         indices = Rng(seed).subset(k, d, flat.device)
         fields = {
             "seed": Field(Coding.VARINTS, torch.tensor([seed])),
@@ -307,10 +315,9 @@ class RandK(Keep):
 
 
 def _drawn_and_scaled(payload: Payload) -> tuple[Tensor, Tensor]:
-    seed, values = payload.tensor("seed"), payload.tensor("values")
+    seed, values = read_seed(payload), payload.tensor("values")
     d, k = payload.numel, values.numel()
-    need(seed.numel() == 1 and int(seed) >= 0, payload, "no seed")
     need(k <= d and (k > 0 or d == 0), payload, f"{k} values")
     work = values.to(working_dtype(payload.dtype)) * (d / k if k else 1.0)
     need(bool(torch.isfinite(work).all()), payload, "scaling overflows")
-    return Rng(int(seed)).subset(k, d, values.device), work
+    return Rng(seed).subset(k, d, values.device), work

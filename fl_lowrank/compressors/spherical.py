@@ -68,7 +68,7 @@ from ..types import (
     Unbiased,
     check_input,
 )
-from .common import check_range, finish, need
+from .common import check_range, draw_seed, finish, need
 from .covering import ROWS, cover, mean_draws
 from .directions import MAX_DIMENSIONS, counters_of, directions_at
 from .scales import (
@@ -177,7 +177,7 @@ class Caps(Compressor):
         """Cover the blocks; round the scales to the nearest, or by ``dice``."""
         flat = x.reshape(-1)
         _, steps = _acceptance(self.alpha, self.block)
-        seed = rng.child("directions").key >> 1  # 63 bits, so that int64 holds it
+        seed = draw_seed(rng, "directions")
         blocks = _in_blocks(flat, self.block)
         work, peak = normalised(blocks.to(torch.float64))
         found = cover(work, Rng(seed), self.error())

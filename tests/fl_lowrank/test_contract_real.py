@@ -11,11 +11,10 @@ import functools
 import pytest
 from torch import Tensor
 
+from benchmarks.updates import local_update
 from fl_lowrank import checks
 from fl_lowrank.types import Compressor
 from simulations.data import load_dataset
-from simulations.models import build_model
-from simulations.training import train_locally
 from tests.instances import INSTANCES
 
 #: Rows of the large matrix that are used: random compressors are sampled 200 times.
@@ -24,20 +23,9 @@ NUM_ROWS = 4
 
 @functools.cache
 def update() -> dict[str, Tensor]:
-    data = load_dataset("digits", 400)
-    model = build_model("digits-cnn", data.sample_shape, data.num_classes, seed=0)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    train_locally(
-        model,
-        data.train_x,
-        data.train_y,
-        lr=0.1,
-        momentum=0.0,
-        epochs=1,
-        batch_size=16,
-        seed=0,
+    found = local_update(
+        "digits-cnn", load_dataset("digits", 400), lr=0.1, batch_size=16
     )
-    found = {name: value - before[name] for name, value in model.state_dict().items()}
     return found | {"6.weight": found["6.weight"][:NUM_ROWS].clone()}
 
 

@@ -94,6 +94,7 @@ def train(msg: Message, context: Context) -> Message:
         epochs=settings.local_epochs,
         batch_size=settings.batch_size,
         seed=_seed(settings.seed, partition, cast(int, config["server-round"])),
+        precision=settings.precision,
     )
     metrics = MetricRecord(
         {

@@ -47,6 +47,9 @@ class Settings:
         A client's passes over its data in a round, and samples per step.
     lr, momentum : float
         The client's SGD.
+    precision : str
+        Of the products in a client's training: float32, or bfloat16, which is faster on
+        processors and GPUs that have it. Parameters and updates are float32 with both.
     strategy : str
         The server's optimizer: fedavg, fedavgm or fedadam.
     server_lr : float
@@ -76,6 +79,7 @@ class Settings:
     batch_size: int
     lr: float
     momentum: float
+    precision: str
     strategy: str
     server_lr: float
     uplink: str

@@ -6,7 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .errors import choose
+
 _EVALUATION_BATCH_SIZE = 256
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def train_locally(
@@ -19,6 +23,7 @@ def train_locally(
     epochs: int,
     batch_size: int,
     seed: int,
+    precision: str = "float32",
 ) -> float:
     """Train by SGD with momentum on cross-entropy, batches drawn from the seed alone.
 
@@ -34,6 +39,9 @@ def train_locally(
         Passes over the data, and samples per step.
     seed : int
         Of the order of the samples.
+    precision : str
+        Of the products in forward and backward pass, one of `PRECISIONS`; parameters,
+        sums and steps are float32 in any case.
 
     Returns
     -------
@@ -50,7 +58,8 @@ def train_locally(
     for _ in range(epochs):
         order = torch.randperm(len(y), generator=generator).to(y.device)
         for batch in order.split(batch_size):
-            loss = functional.cross_entropy(model(x[batch]), y[batch])
+            with _computing_in(precision, y.device):
+                loss = functional.cross_entropy(model(x[batch]), y[batch])
             gradients = torch.autograd.grad(loss, parameters)
             # By hand: torch.optim imports torch's compiler, seconds in every process.
             with torch.no_grad():
@@ -109,6 +118,11 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
         loss += float(functional.cross_entropy(logits, batch_y, reduction="sum"))
         correct += int((logits.argmax(dim=1) == batch_y).sum())
     return loss / len(y), correct / len(y)
+
+
+def _computing_in(precision: str, device: torch.device) -> torch.autocast:
+    dtype = choose(PRECISIONS, precision, "precision")
+    return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
 
 
 def _channels_last(model: nn.Module, x: Tensor) -> Tensor:

@@ -91,6 +91,7 @@ def check(runs: Sequence[Run]) -> None:
     from ..data import DATASETS, PARTITIONS
     from ..models import MODELS
     from ..strategy import build_strategy
+    from ..training import PRECISIONS
 
     for run in runs:
         if run.num_clients < 1:
@@ -99,6 +100,7 @@ def check(runs: Sequence[Run]) -> None:
             )
         choose(DATASETS, run.settings.dataset, "dataset")
         choose(MODELS, run.settings.model, "model")
+        choose(PRECISIONS, run.settings.precision, "precision")
         choose(PARTITIONS, run.settings.partition, "partition")
         try:
             build_strategy(run.settings)

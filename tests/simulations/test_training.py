@@ -34,6 +34,32 @@ def test_steps_equal_those_of_torch() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_bfloat16_computes_products_only() -> None:
+    data = load_dataset("digits", 64)
+    trained = {}
+    for precision in ("float32", "bfloat16"):
+        model = build_model("digits-cnn", data.sample_shape, 10, seed=0)
+        start = copy.deepcopy(model.state_dict())
+        train_locally(
+            model,
+            data.train_x,
+            data.train_y,
+            lr=0.1,
+            momentum=0.9,
+            epochs=5,
+            batch_size=64,
+            seed=0,
+            precision=precision,
+        )
+        trained[precision] = {
+            name: value - start[name] for name, value in model.state_dict().items()
+        }
+    for name, exact in trained["float32"].items():
+        rough = trained["bfloat16"][name]
+        assert rough.dtype == torch.float32
+        assert 0 < (rough - exact).norm() < 0.1 * exact.norm()
+
+
 def test_gradients_equal_those_of_torch() -> None:
     data = load_dataset("digits", 64)
     model = build_model("digits-cnn-bn", data.sample_shape, 10, seed=0)

@@ -6,12 +6,12 @@ decoder sees fields that are tensors.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from . import registry, wire
+from .addends import Addend, add_all, merge
 from .compressors.blocks import BLOCKS
 from .compressors.dense import DENSE, F16, HALF, Identity
 from .compressors.dithered import DITHERED
@@ -96,31 +96,37 @@ def decode(payload: Payload) -> Tensor:
     return registry.decode(payload)
 
 
+def addend(payload: Payload) -> Addend:
+    """Prepare a payload for a dense sum.
+
+    Raises
+    ------
+    WireError
+        If the fields of the payload contradict each other.
+    """
+    if payload.kind == SHRUNK:
+        inner = payload.fields["inner"].value
+        if isinstance(inner, Payload) and inner.shape == payload.shape:
+            return addend(inner).scaled(shrink_factor(payload))
+    return DECODERS[payload.kind].addend(registry.resolved(payload))
+
+
 def accumulate(
     payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
 ) -> None:
     """Add the weighted payloads to the dense sum ``out``, in place.
 
-    Sparse and low-rank payloads are added without a dense tensor for each.
+    Sparse and low-rank payloads are added without a dense tensor for each, and sketches
+    are summed before they are decoded.
 
     Raises
     ------
     WireError
-        If the fields of a payload contradict each other, or the sum overflows;
-        ``out`` is then spoilt.
+        If the fields of a payload contradict each other, or a sum of sketches cannot
+        be decoded; ``out`` is then as it was. If the sum overflows: ``out`` is spoilt.
     """
-    groups: dict[Kind, list[tuple[Payload, float]]] = defaultdict(list)
-    for outer, outer_weight in zip(payloads, weights, strict=True):
-        payload, weight = outer, outer_weight
-        while payload.kind == SHRUNK:
-            inner = payload.fields["inner"].value
-            if not isinstance(inner, Payload) or inner.shape != payload.shape:
-                break
-            payload, weight = inner, weight * shrink_factor(payload)
-        groups[payload.kind].append((registry.resolved(payload), weight))
-    for kind, group in groups.items():
-        many, factors = zip(*group, strict=True)
-        DECODERS[kind].accumulate_many(many, factors, out)
+    parts = zip(map(addend, payloads), weights, strict=True)
+    add_all(merge(list(parts)), out)
     if not all_finite(out):
         msg = (
             f"accumulate: the sum of {len(payloads)} payloads overflows {out.dtype}; "

@@ -30,6 +30,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from .addends import Addend, Dense
 from .errors import InputError
 from .rng import Rng
 
@@ -263,15 +264,17 @@ class Compressor(ABC):
         return None
 
     @classmethod
-    def accumulate_many(
-        cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
-    ) -> None:
-        """Add the weighted payloads to the dense sum ``out``, in place.
+    def addend(cls, payload: Payload) -> Addend:
+        """Prepare a payload, whose fields are all tensors, for a dense sum.
 
-        Overridden where that is possible without a dense tensor for each.
+        Overridden where a sum is possible without a dense tensor for each.
+
+        Raises
+        ------
+        WireError
+            If the fields of the payload contradict each other.
         """
-        for payload, weight in zip(payloads, weights, strict=True):
-            out.add_(cls.decode(payload).to(out), alpha=weight)
+        return Dense(cls.decode(payload))
 
     def __str__(self) -> str:
         settings = (

@@ -30,7 +30,7 @@ PACKAGES: dict[str, set[str]] = {
 #: From below to above: a module imports from lower tiers, and packages from within.
 TIERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("rng",),
+    ("rng", "addends"),
     ("types",),
     ("registry",),
     ("linalg", "shapes", "codecs", "bounds", "topology"),

@@ -18,15 +18,21 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..addends import Addend, Factors
 from ..errors import SettingError
-from ..linalg import normalised, squared_norm, truncated_svd, working_dtype
+from ..linalg import (
+    largest_magnitude,
+    normalised,
+    squared_norm,
+    truncated_svd,
+    working_dtype,
+)
 from ..rng import Rng
 from ..shapes import as_matrix, matrix_shape
 from ..types import (
@@ -126,16 +132,13 @@ class LowRank(Ranked):
         return finish(payload, left @ right.T)
 
     @classmethod
-    def accumulate_many(
-        cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
-    ) -> None:
-        """Add all products as one: stacked factors, one matrix product."""
-        pairs = [_factors(p) for p in payloads]
-        left = torch.cat([a * w for (a, _), w in zip(pairs, weights, strict=True)], 1)
-        right = torch.cat([b for _, b in pairs], 1)
-        product = left.to(out.device) @ right.to(out.device).T
-        need(bool(torch.isfinite(product).all()), payloads[0], "the sum overflows")
-        out.add_(product.reshape(out.shape).to(out.dtype))
+    def addend(cls, payload: Payload) -> Addend:
+        """Leave the product to the sum, unless it must saturate."""
+        left, right = _factors(payload)
+        peaks = [float(largest_magnitude(f)) for f in (left, right)]
+        if left.shape[1] * math.prod(peaks) <= torch.finfo(payload.dtype).max:
+            return Factors(left, right)
+        return super().addend(payload)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,6 @@ largest entries are selected; see `peeling` for the hash.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -58,7 +57,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import SettingError, SketchError
+from ..addends import Addend
+from ..errors import SettingError
 from ..rng import Rng
 from ..types import (
     Additive,
@@ -72,7 +72,8 @@ from ..types import (
 )
 from .common import check_keep, finish, keep_count, shift
 from .peeling import enough_cells
-from .sketch_parts import Recovered, Sum, total
+from .sketch_parts import Sum
+from .sketch_sum import Undecoded, all_of, joint
 from .sparse import largest
 
 
@@ -165,29 +166,19 @@ class Sketch(Additive):
     @staticmethod
     def decode(payload: Payload) -> Tensor:
         """Peel; `SketchError` if entries are left, as only a sum may have them."""
-        found = _all_of(payload)
+        found = all_of(payload)
         return finish(payload, found.dense(payload.numel))
 
     @staticmethod
     def add(payloads: Sequence[Payload]) -> Payload:
         """Merge the positions and sum the cells on the finest scale."""
-        first = payloads[0]
-        return total(payloads).payload(first.shape, first.dtype)
+        return joint(payloads)
 
     @classmethod
-    def accumulate_many(
-        cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
-    ) -> None:
-        """Sum what has equal weights and settings, and decode each sum once."""
-        groups: dict[tuple[float, int, int], list[Payload]] = defaultdict(list)
-        for payload, weight in zip(payloads, weights, strict=True):
-            part = Sum.read(payload)
-            groups[weight, part.seed, part.cells.numel()].append(payload)
-        for (weight, _, _), group in groups.items():
-            found = _all_of(cls.add(group))
-            out.view(-1).index_add_(
-                0, found.positions.to(out.device), found.numbers.to(out), alpha=weight
-            )
+    def addend(cls, payload: Payload) -> Addend:
+        """Leave the peeling to the sum."""
+        part = Sum.read(payload)
+        return Undecoded(payload, (part.seed, part.cells.numel()))
 
 
 @dataclass(frozen=True)
@@ -233,24 +224,3 @@ def peel(payload: Payload) -> Peeled:
         part.cells.numel(),
         found.rounds,
     )
-
-
-def _all_of(payload: Payload) -> Recovered:
-    """Recover everything, or raise `SketchError`."""
-    part = Sum.read(payload)
-    found = part.recover()
-    unpeeled, union = found.unpeeled.numel(), part.support.numel()
-    if unpeeled:
-        cells, enough = part.cells.numel(), enough_cells(union)
-        share = union / payload.numel
-        todo = (
-            "choose another seed"
-            if cells >= enough
-            else f"{enough} suffice, set capacity={min(1.1 * share, 1.0):.3g}"
-        )
-        msg = (
-            f"sketch: {unpeeled} of {union} entries cannot be recovered from {cells} "
-            f"cells, {cells / union:.3f} for each; {todo}; peel() gives the others"
-        )
-        raise SketchError(msg, unpeeled=unpeeled, union=union, cells=cells)
-    return found

@@ -15,13 +15,13 @@ Differences: index sets are entropy coded, so that they cost about
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..addends import Addend, Sparse
 from ..errors import SettingError
 from ..linalg import normalised, working_dtype
 from ..rng import Rng
@@ -92,13 +92,8 @@ def _scatter(payload: Payload, indices: Tensor, values: Tensor) -> Tensor:
     return out.reshape(payload.shape)
 
 
-def _add_scattered(
-    parts: Iterable[tuple[Tensor, Tensor]], weights: Sequence[float], out: Tensor
-) -> None:
-    """Add weighted (positions, values) to a dense sum, without a dense tensor each."""
-    flat = out.view(-1)
-    for (indices, values), weight in zip(parts, weights, strict=True):
-        flat.index_add_(0, indices.to(out.device), values.to(out), alpha=weight)
+def _sparse(payload: Payload, indices: Tensor, values: Tensor) -> Sparse:
+    return Sparse(indices, settled(payload, values))
 
 
 @dataclass(frozen=True)
@@ -169,11 +164,9 @@ class TopK(Keep):
         return _scatter(payload, *_positions_and_values(payload))
 
     @classmethod
-    def accumulate_many(
-        cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
-    ) -> None:
-        """Add the survivors alone; no dense tensor is made."""
-        _add_scattered(map(_positions_and_values, payloads), weights, out)
+    def addend(cls, payload: Payload) -> Addend:
+        """Add the survivors alone."""
+        return _sparse(payload, *_positions_and_values(payload))
 
 
 def _positions_and_values(payload: Payload) -> tuple[Tensor, Tensor]:
@@ -307,11 +300,9 @@ class RandK(Keep):
         return _scatter(payload, *_drawn_and_scaled(payload))
 
     @classmethod
-    def accumulate_many(
-        cls, payloads: Sequence[Payload], weights: Sequence[float], out: Tensor
-    ) -> None:
-        """Add the survivors alone; no dense tensor is made."""
-        _add_scattered(map(_drawn_and_scaled, payloads), weights, out)
+    def addend(cls, payload: Payload) -> Addend:
+        """Add the survivors alone."""
+        return _sparse(payload, *_drawn_and_scaled(payload))
 
 
 def _drawn_and_scaled(payload: Payload) -> tuple[Tensor, Tensor]:

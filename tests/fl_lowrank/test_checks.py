@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fl_lowrank import checks, decoders
+from fl_lowrank.addends import Addend, Dense
 from fl_lowrank.compressors import (
     COMPRESSORS,
     F16,
@@ -236,10 +237,10 @@ def test_every_law_has_a_broken_compressor() -> None:
 
 
 def test_a_wrong_sum_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice(cls: object, payloads: object, weights: object, out: Tensor) -> None:
-        out.mul_(2)
+    def twice(cls: type[TopK], payload: Payload) -> Addend:
+        return Dense(2.0 * cls.decode(payload))
 
-    monkeypatch.setattr(TopK, "accumulate_many", classmethod(twice))
+    monkeypatch.setattr(TopK, "addend", classmethod(twice))
     with pytest.raises(AssertionError, match="the sum is off by"):
         checks.check_accumulate_equals_sum_of_decodes(TopK(k=9), (24, 40))
 

@@ -184,14 +184,15 @@ def test_the_forgery_is_the_only_fault() -> None:
         assert read(seal(nested), TensorLayout(shape, torch.float32)) is not None
 
 
-def test_a_hostile_message_cannot_poison_the_sum_of_others() -> None:
-    """Products of finite factors may overflow; the honest part is kept apart."""
+def test_a_hostile_message_adds_what_it_decodes_to() -> None:
+    """Products of finite factors may overflow; they saturate in a sum as well."""
     body, shape = TOO_LARGE["low rank: the product overflows"]
     payload = fll.unpack(seal(body), TensorLayout(shape, torch.float32))
     total = torch.ones(shape, dtype=torch.float64)
-    with pytest.raises(WireError, match="overflow"):
-        decoders.accumulate([payload], [1.0], total)
-    assert torch.equal(total, torch.ones_like(total))
+    decoders.accumulate([payload], [1.0], total)
+    decoded = decoders.decode(payload).double()
+    assert decoded.abs().max() == torch.finfo(torch.float32).max
+    assert torch.equal(total, 1.0 + decoded)
 
 
 # --- whole models, envelopes, texts --------------------------------------------------

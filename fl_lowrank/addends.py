@@ -1,0 +1,166 @@
+"""What a payload adds to a dense sum, without a dense tensor where that is possible.
+
+A sum of many messages goes in three steps, so that a bad message costs nobody else:
+each payload becomes an `Addend`, which checks all that can be wrong with it; addends of
+one type are merged, which only sums of sketches can fail at; then they are added,
+which cannot fail.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+#: Entries that are cast at a time.
+_SLICE = 2**18
+
+Weighted: TypeAlias = "tuple[Addend, float]"
+
+
+class Addend(ABC):
+    """One payload, ready to be added to a float tensor of its shape."""
+
+    #: True if the payload's decoded tensor is added, bit for bit.
+    exact: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Memory that it holds until it is added."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Addend:
+        """Give the addend of a payload that decodes to ``factor`` times as much."""
+
+    @classmethod
+    def merged(cls, parts: Sequence[tuple[Self, float]]) -> Sequence[Weighted]:
+        """Join weighted addends of this type and one tensor, where that helps."""
+        return parts
+
+    @classmethod
+    @abstractmethod
+    def add_many(cls, parts: Sequence[tuple[Self, float]], out: Tensor) -> None:
+        """Add the weighted addends to ``out``, in place."""
+
+
+@dataclass(frozen=True)
+class Dense(Addend):
+    """All entries.
+
+    Attributes
+    ----------
+    values : Tensor
+        In the shape of the sum.
+    """
+
+    values: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """See `Addend`."""
+        return self.values.nbytes
+
+    def scaled(self, factor: float) -> Dense:
+        """See `Addend`."""
+        return Dense(self.values * factor)
+
+    @classmethod
+    def add_many(cls, parts: Sequence[tuple[Self, float]], out: Tensor) -> None:
+        """See `Addend`."""
+        for part, weight in parts:
+            # In slices: a copy in the dtype of the sum may be twice as large.
+            pieces = part.values.reshape(-1).split(_SLICE)
+            for piece, place in zip(pieces, out.view(-1).split(_SLICE), strict=True):
+                place.add_(piece.to(out), alpha=weight)
+
+
+@dataclass(frozen=True)
+class Sparse(Addend):
+    """Few entries.
+
+    Attributes
+    ----------
+    indices, values : Tensor
+        Positions in the flattened tensor, each at most once, and what stands there.
+    """
+
+    indices: Tensor
+    values: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """See `Addend`."""
+        return self.indices.nbytes + self.values.nbytes
+
+    def scaled(self, factor: float) -> Sparse:
+        """See `Addend`."""
+        return replace(self, values=self.values * factor)
+
+    @classmethod
+    def add_many(cls, parts: Sequence[tuple[Self, float]], out: Tensor) -> None:
+        """See `Addend`."""
+        flat = out.view(-1)
+        for part, weight in parts:
+            indices = part.indices.to(out.device)
+            flat.index_add_(0, indices, part.values.to(out), alpha=weight)
+
+
+@dataclass(frozen=True)
+class Factors(Addend):
+    """Two thin factors of a matrix; many of them are added by one matrix product.
+
+    Attributes
+    ----------
+    left, right : Tensor
+        (m, r) and (n, r); all entries of ``left right^T`` are finite in float64.
+    """
+
+    exact: ClassVar[bool] = False
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """See `Addend`."""
+        return self.left.nbytes + self.right.nbytes
+
+    def scaled(self, factor: float) -> Factors:
+        """See `Addend`."""
+        return replace(self, left=self.left * factor)
+
+    @classmethod
+    def add_many(cls, parts: Sequence[tuple[Self, float]], out: Tensor) -> None:
+        """See `Addend`."""
+        left = torch.cat([part.left.to(out) * weight for part, weight in parts], 1)
+        right = torch.cat([part.right.to(out) for part, _ in parts], 1)
+        (m, _), (n, _) = left.shape, right.shape
+        out.view(m, n).addmm_(left, right.T)
+
+
+def merge(parts: Sequence[Weighted]) -> list[Weighted]:
+    """Join what adds to one tensor, by type.
+
+    Raises
+    ------
+    SketchError
+        If a sum of sketches cannot be decoded; each of them alone may be.
+    """
+    by_type: dict[type[Addend], list[Weighted]] = {}
+    for part in parts:
+        by_type.setdefault(type(part[0]), []).append(part)
+    return [joint for cls, same in by_type.items() for joint in cls.merged(same)]
+
+
+def add_all(parts: Sequence[Weighted], out: Tensor) -> None:
+    """Add merged parts to a float tensor, in place."""
+    by_type: dict[type[Addend], list[Weighted]] = {}
+    for part in parts:
+        by_type.setdefault(type(part[0]), []).append(part)
+    for cls, same in by_type.items():
+        cls.add_many(same, out)

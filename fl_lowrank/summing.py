@@ -1,0 +1,153 @@
+"""The sum of many compressed updates, without a dense update for each.
+
+Messages are read one after another. What is read waits until it takes a part of the
+model's memory; then all that waits is added at once: sketches are summed before they
+are decoded, and low-rank factors stacked to one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import decoders
+from .addends import Addend, Dense, Weighted, add_all, merge
+from .errors import WireError
+from .grouping import Layout
+from .messages import naming, read_payloads
+
+#: What waits to be added may take this share of the model's float32 bytes.
+_WAITING_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Message:
+    """An update that was read and found well-formed, not yet added.
+
+    Attributes
+    ----------
+    parts : tuple
+        What each payload adds, with the names of the tensors it holds.
+    """
+
+    parts: tuple[tuple[tuple[str, ...], Addend], ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it holds until it is added."""
+        return sum(part.num_bytes for _, part in self.parts)
+
+
+class UpdateSum:
+    """Sums updates of one layout in float64.
+
+    Its memory is that of the float64 sum, a quarter of the float32 model, and, for
+    compressors that have no cheaper way, one dense update.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of the updates.
+    exact : bool
+        Add bit for bit what each message decodes to, as a receiver must whose sum is to
+        equal that of the senders' memories. Else low-rank factors are multiplied in
+        float64, all at once, and sketches summed before they are decoded.
+    """
+
+    def __init__(self, layout: Layout, *, exact: bool = False) -> None:
+        self._layout = layout
+        self._exact = exact
+        ends = torch.tensor([0] + [t.numel for t in layout.values()]).cumsum(0).tolist()
+        self._spans = {
+            name: slice(start, end)
+            for name, start, end in zip(layout, ends, ends[1:], strict=True)
+        }
+        self._flat = torch.zeros(ends[-1], dtype=torch.float64)
+        self._most_waiting = _WAITING_SHARE * 4 * ends[-1]
+        self._waiting: list[tuple[str, Message]] = []
+        self._failed: dict[str, WireError] = {}
+
+    def read(self, data: bytes) -> Message:
+        """Read one update and check all that can be wrong with it; nothing is added.
+
+        Raises
+        ------
+        WireError
+            If the bytes are not exactly one update of the layout.
+        """
+        return Message(
+            tuple(
+                (names, self._addend(payload, names[0]))
+                for names, payload in read_payloads(data, self._layout)
+            )
+        )
+
+    def put(self, sender: str, message: Message) -> None:
+        """Add what was read, now or later."""
+        self._waiting.append((sender, message))
+        if sum(m.num_bytes for _, m in self._waiting) > self._most_waiting:
+            self._flush()
+
+    def close(self) -> tuple[dict[str, Tensor], Mapping[str, WireError]]:
+        """Give the sum, and the senders whose message could not be added after all.
+
+        That happens to sketches alone, which are decoded last.
+        """
+        self._flush()
+        total = {
+            name: self._flat[span].view(self._layout[name].shape)
+            for name, span in self._spans.items()
+        }
+        return total, self._failed
+
+    def _addend(self, payload: decoders.Payload, first: str) -> Addend:
+        with naming(first):
+            part = decoders.addend(payload)
+            if self._exact and not part.exact:
+                return Dense(decoders.decode(payload))
+            return part
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            merged = _merged([message for _, message in waiting])
+        except WireError:
+            merged = []
+            for sender, message in waiting:
+                try:
+                    merged += _merged([message])
+                except WireError as error:
+                    self._failed[sender] = error
+        for names, parts in merged:
+            self._add(names, parts)
+
+    def _add(self, names: tuple[str, ...], parts: Sequence[Weighted]) -> None:
+        spans = [self._spans[name] for name in names]
+        if len(names) == 1:
+            add_all(parts, self._flat[spans[0]].view(self._layout[names[0]].shape))
+        elif all(a.stop == b.start for a, b in zip(spans, spans[1:], strict=False)):
+            add_all(parts, self._flat[spans[0].start : spans[-1].stop])
+        else:
+            sizes = [span.stop - span.start for span in spans]
+            joint = torch.zeros(sum(sizes), dtype=torch.float64)
+            add_all(parts, joint)
+            for span, piece in zip(spans, joint.split(sizes), strict=True):
+                self._flat[span].add_(piece)
+
+
+def _merged(
+    messages: Sequence[Message],
+) -> list[tuple[tuple[str, ...], list[Weighted]]]:
+    """Join what the messages add to the same tensors."""
+    by_names: dict[tuple[str, ...], list[Weighted]] = {}
+    for message in messages:
+        for names, part in message.parts:
+            by_names.setdefault(names, []).append((part, 1.0))
+    found = []
+    for names, parts in by_names.items():
+        with naming(names[0]):
+            found.append((names, merge(parts)))
+    return found

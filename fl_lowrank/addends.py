@@ -74,8 +74,9 @@ class Dense(Addend):
         """See `Addend`."""
         for part, weight in parts:
             # In slices: a copy in the dtype of the sum may be twice as large.
-            pieces = part.values.reshape(-1).split(_SLICE)
-            for piece, place in zip(pieces, out.view(-1).split(_SLICE), strict=True):
+            pieces = torch.split(part.values.reshape(-1), _SLICE)
+            places = torch.split(out.view(-1), _SLICE)
+            for piece, place in zip(pieces, places, strict=True):
                 place.add_(piece.to(out), alpha=weight)
 
 

@@ -94,5 +94,6 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except CompressionError as error:
-        msg = f"tensor {name!r}: {error}"
-        raise type(error)(msg) from error
+        # In place: some of these errors hold more than their text.
+        error.args = (f"tensor {name!r}: {error}",)
+        raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,13 +19,15 @@ from .addends import Addend, Dense, Weighted, add_all, merge
 from .errors import WireError
 from .grouping import Layout
 from .messages import naming, read_payloads
+from .types import Payload
 
-#: What waits to be added may take this share of the model's float32 bytes.
+#: What waits to be added may take this share of the model's float32 bytes, or so many.
 _WAITING_SHARE = 0.25
+_WAITING_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Message:
+class ReadUpdate:
     """An update that was read and found well-formed, not yet added.
 
     Attributes
@@ -63,14 +66,14 @@ class UpdateSum:
         ends = torch.tensor([0] + [t.numel for t in layout.values()]).cumsum(0).tolist()
         self._spans = {
             name: slice(start, end)
-            for name, start, end in zip(layout, ends, ends[1:], strict=True)
+            for name, (start, end) in zip(layout, pairwise(ends), strict=True)
         }
         self._flat = torch.zeros(ends[-1], dtype=torch.float64)
-        self._most_waiting = _WAITING_SHARE * 4 * ends[-1]
-        self._waiting: list[tuple[str, Message]] = []
+        self._most_waiting = max(_WAITING_BYTES, int(_WAITING_SHARE * 4 * ends[-1]))
+        self._waiting: list[tuple[str, ReadUpdate]] = []
         self._failed: dict[str, WireError] = {}
 
-    def read(self, data: bytes) -> Message:
+    def read(self, data: bytes) -> ReadUpdate:
         """Read one update and check all that can be wrong with it; nothing is added.
 
         Raises
@@ -78,14 +81,14 @@ class UpdateSum:
         WireError
             If the bytes are not exactly one update of the layout.
         """
-        return Message(
+        return ReadUpdate(
             tuple(
                 (names, self._addend(payload, names[0]))
                 for names, payload in read_payloads(data, self._layout)
             )
         )
 
-    def put(self, sender: str, message: Message) -> None:
+    def put(self, sender: str, message: ReadUpdate) -> None:
         """Add what was read, now or later."""
         self._waiting.append((sender, message))
         if sum(m.num_bytes for _, m in self._waiting) > self._most_waiting:
@@ -103,7 +106,7 @@ class UpdateSum:
         }
         return total, self._failed
 
-    def _addend(self, payload: decoders.Payload, first: str) -> Addend:
+    def _addend(self, payload: Payload, first: str) -> Addend:
         with naming(first):
             part = decoders.addend(payload)
             if self._exact and not part.exact:
@@ -128,18 +131,18 @@ class UpdateSum:
         spans = [self._spans[name] for name in names]
         if len(names) == 1:
             add_all(parts, self._flat[spans[0]].view(self._layout[names[0]].shape))
-        elif all(a.stop == b.start for a, b in zip(spans, spans[1:], strict=False)):
+        elif all(a.stop == b.start for a, b in pairwise(spans)):
             add_all(parts, self._flat[spans[0].start : spans[-1].stop])
         else:
             sizes = [span.stop - span.start for span in spans]
             joint = torch.zeros(sum(sizes), dtype=torch.float64)
             add_all(parts, joint)
-            for span, piece in zip(spans, joint.split(sizes), strict=True):
+            for span, piece in zip(spans, torch.split(joint, sizes), strict=True):
                 self._flat[span].add_(piece)
 
 
 def _merged(
-    messages: Sequence[Message],
+    messages: Sequence[ReadUpdate],
 ) -> list[tuple[tuple[str, ...], list[Weighted]]]:
     """Join what the messages add to the same tensors."""
     by_names: dict[tuple[str, ...], list[Weighted]] = {}

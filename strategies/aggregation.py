@@ -15,7 +15,8 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fl_lowrank.errors import CompressionError, WireError
-from fl_lowrank.model import layout_of
+from fl_lowrank.model import Layout, ModelCodec, layout_of
+from fl_lowrank.summing import UpdateSum
 from fl_lowrank.updates import split_layout
 
 from . import replies as reading
@@ -24,14 +25,24 @@ from .ledger import Ledger
 from .replies import Incoming
 from .turns import Book, Staged
 
+#: Entries that are cast to float64 at a time.
+_SLICE = 2**18
+
 
 @dataclass(frozen=True)
-class Decoded:
-    """A reply that takes part in the round."""
+class Accepted:
+    """A reply that takes part in the round.
+
+    Attributes
+    ----------
+    incoming : Incoming
+        The reply.
+    update : dict
+        What was sent; empty where only its sum is asked for.
+    """
 
     incoming: Incoming
     update: dict[str, Tensor]
-    exact: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,9 +70,14 @@ class Round:
     weight_key: str
 
     def collect(
-        self, book: Book, ledger: Ledger, valid: Sequence[tuple[str, Message]]
-    ) -> list[Decoded]:
-        """Read, check and decode replies, and stage their turns.
+        self,
+        book: Book,
+        ledger: Ledger,
+        valid: Sequence[tuple[str, Message]],
+        *,
+        singly: bool,
+    ) -> list[Accepted]:
+        """Read, check and decode or sum replies, and stage their turns.
 
         A reply that cannot be used is logged with its client and reason, and left
         out; its client will take the turn back.
@@ -73,43 +89,44 @@ class Round:
             except CompressionError as error:
                 _leave_out(ledger, self.number, client, error)
         usual = reading.same_metrics([r.message for r in read])
-        lossy, exact = split_layout(layout_of(self._before), self.exact)
-        decoded: list[Decoded] = []
+        lossy, exact = self._layouts
+        sums = UpdateSum(lossy, exact=book.feedback.has_share)
+        accepted: dict[str, Accepted] = {}
+        begin = time.perf_counter()
         for incoming, ok in zip(read, usual, strict=True):
-            begin = time.perf_counter()
+            client, reply = incoming.client, incoming.reply
             try:
                 if not ok:
                     raise WireError(reading.OTHER_METRICS)
-                update, buffers = reading.decode(incoming, lossy, exact)
-                book.claim(incoming.client, incoming.reply)
+                update = ModelCodec.decode(reply.lossy, lossy) if singly else {}
+                parts = None if singly else sums.read(reply.lossy)
+                ModelCodec.decode(reply.exact, exact)
+                book.claim(client, reply)
             except CompressionError as error:
-                _leave_out(ledger, self.number, incoming.client, error)
+                _leave_out(ledger, self.number, client, error)
                 continue
-            if incoming.reply.error_dropped:
-                log(
-                    WARNING,
-                    "Compressed: %s gave up an error that it could not deliver",
-                    incoming.client,
-                )
-            book.stage(
-                Staged(
-                    incoming.client,
-                    incoming.reply.turn,
-                    incoming.num_examples,
-                    update,
-                )
-            )
-            decoded.append(Decoded(incoming, update, buffers))
-            ledger.add_seconds(self.number, "encode", incoming.reply.encode_seconds)
-            ledger.add_seconds(self.number, "decode", time.perf_counter() - begin)
-            ledger.add_gradients(self.number, reading.extra_gradients(incoming.message))
-        return decoded
+            if parts is not None:
+                sums.put(client, parts)
+            accepted[client] = Accepted(incoming, update)
+        arrived, failed = sums.close()
+        ledger.add_seconds(self.number, "decode", time.perf_counter() - begin)
+        for client, failure in failed.items():
+            _leave_out(ledger, self.number, client, failure)
+            del accepted[client]
+        for a in accepted.values():
+            _note(ledger, self.number, a.incoming)
+        turns = [
+            Staged(client, a.incoming.reply.turn, a.incoming.num_examples)
+            for client, a in accepted.items()
+        ]
+        book.stage(turns, arrived)
+        return list(accepted.values())
 
     def average(
         self,
         inner: Strategy,
         book: Book,
-        decoded: Sequence[Decoded],
+        accepted: Sequence[Accepted],
         errors: list[Message],
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Give a linear strategy one reply: the mean of all.
@@ -117,26 +134,32 @@ class Round:
         Its metrics function still sees every reply.
         """
         mean = reading.weighted_mean(
-            (d.exact, d.incoming.num_examples) for d in decoded
+            (self._exact_of(a), a.incoming.num_examples) for a in accepted
         )
-        model = self._moved(book.estimate(), self.scale) | mean
-        arrived = sum(d.incoming.num_examples for d in decoded)
-        first = decoded[0].incoming.message
+        lossy, _ = self._layouts
+        for name in lossy:
+            mean[name] = self._moved(name, book.estimate(name), self.scale)
+        weight = sum(a.incoming.num_examples for a in accepted)
+        first = accepted[0].incoming.message
         reply = reading.with_arrays(
-            first, reading.record_of(model, self.arrays), (self.weight_key, arrived)
+            first, reading.record_of(mean, self.arrays), (self.weight_key, weight)
         )
-        with metrics_of(inner, [d.incoming.message for d in decoded]):
+        with metrics_of(inner, [a.incoming.message for a in accepted]):
             return inner.aggregate_train(self.number, [reply, *errors])
 
     def pass_on(
-        self, inner: Strategy, decoded: Sequence[Decoded], errors: list[Message]
+        self, inner: Strategy, accepted: Sequence[Accepted], errors: list[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Give any other strategy every reply, decoded to a whole model."""
         messages = []
-        for d in decoded:
-            model = self._moved(d.update, self.scale / d.incoming.num_examples)
-            arrays = reading.record_of(model | d.exact, self.arrays)
-            messages.append(reading.with_arrays(d.incoming.message, arrays))
+        for a in accepted:
+            factor = self.scale / a.incoming.num_examples
+            model = self._exact_of(a) | {
+                name: self._moved(name, value, factor)
+                for name, value in a.update.items()
+            }
+            arrays = reading.record_of(model, self.arrays)
+            messages.append(reading.with_arrays(a.incoming.message, arrays))
         return inner.aggregate_train(self.number, messages + errors)
 
     @cached_property
@@ -144,13 +167,38 @@ class Round:
         """The model that the clients got, copied to tensors once a round."""
         return reading.tensors_of(self.arrays)
 
-    def _moved(self, update: dict[str, Tensor], factor: float) -> dict[str, Tensor]:
-        """Give the model plus ``factor`` times the update, in float64."""
-        return {
-            name: self._before[name].to(torch.float64)
-            + value.to(torch.float64) * factor
-            for name, value in update.items()
-        }
+    @cached_property
+    def _layouts(self) -> tuple[Layout, Layout]:
+        """What was compressed, and what travelled exactly."""
+        return split_layout(layout_of(self._before), self.exact)
+
+    def _exact_of(self, accepted: Accepted) -> dict[str, Tensor]:
+        _, exact = self._layouts
+        return ModelCodec.decode(accepted.incoming.reply.exact, exact)
+
+    def _moved(self, name: str, update: Tensor, factor: float) -> Tensor:
+        """Give a tensor of the model plus ``factor`` times its update.
+
+        Added in float64 and rounded once, in slices, since models are large.
+        """
+        before = self._before[name]
+        out = torch.empty_like(before)
+        parts = (torch.split(t.reshape(-1), _SLICE) for t in (out, before, update))
+        for place, x, u in zip(*parts, strict=True):
+            place.copy_(x.to(torch.float64) + u.to(torch.float64) * factor)
+        return out
+
+
+def _note(ledger: Ledger, round_: int, incoming: Incoming) -> None:
+    """Enter what a reply that counts says of itself."""
+    ledger.add_seconds(round_, "encode", incoming.reply.encode_seconds)
+    ledger.add_gradients(round_, reading.extra_gradients(incoming.message))
+    if incoming.reply.error_dropped:
+        log(
+            WARNING,
+            "Compressed: %s gave up an error that it could not deliver",
+            incoming.client,
+        )
 
 
 def _leave_out(

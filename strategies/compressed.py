@@ -197,20 +197,20 @@ class Compressed(Strategy):
             self._scale,
             self.uplink.weight_key,
         )
-        decoded = this.collect(talk.book, talk.ledger, valid)
-        if not decoded:
+        accepted = this.collect(talk.book, talk.ledger, valid, singly=not self.linear)
+        if not accepted:
             arrays, metrics = self.inner.aggregate_train(server_round, errors)
         elif self.linear:
-            arrays, metrics = this.average(self.inner, talk.book, decoded, errors)
+            arrays, metrics = this.average(self.inner, talk.book, accepted, errors)
         else:
-            arrays, metrics = this.pass_on(self.inner, decoded, errors)
+            arrays, metrics = this.pass_on(self.inner, accepted, errors)
         if arrays is None:
             talk.book.roll_back()
         else:
             talk.book.commit()
             arrays = reading.record_of(reading.tensors_of(arrays), self._initial)
         if asked:
-            self._count_empty(bool(decoded), bool(valid), errors)
+            self._count_empty(bool(accepted), bool(valid), errors)
         return arrays, self._with_bytes(server_round, metrics)
 
     def aggregate_evaluate(

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fl_lowrank.envelope import GRADIENTS_KEY, STYPE, Reply
 from fl_lowrank.errors import WireError
-from fl_lowrank.model import Layout, ModelCodec
 from fl_lowrank.updates import MAX_NUM_EXAMPLES
 
 OTHER_METRICS = "its metrics differ in keys from those of most replies"
@@ -98,16 +97,6 @@ def extra_gradients(message: Message) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return 0
-
-
-def decode(
-    incoming: Incoming, lossy: Layout, exact: Layout
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Decode the update and the exact arrays; `WireError` if they are not usable."""
-    return (
-        ModelCodec.decode(incoming.reply.lossy, lossy),
-        ModelCodec.decode(incoming.reply.exact, exact),
-    )
 
 
 def same_metrics(messages: Sequence[Message]) -> list[bool]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from fl_lowrank.envelope import Reply, Ticket
@@ -43,7 +41,6 @@ class Staged:
     client: str
     turn: int
     num_examples: float
-    sent: Mapping[str, Tensor]
 
 
 @dataclass
@@ -76,6 +73,7 @@ class Book:
     _seq: int = 0
     _open: dict[str, Ticket] = field(default_factory=dict)
     _staged: list[Staged] = field(default_factory=list)
+    _arrived: dict[str, Tensor] = field(default_factory=dict)
     _reset: bool = False
 
     def open(self, client: str) -> tuple[Ticket, int]:
@@ -121,32 +119,34 @@ class Book:
         msg = f"its memory holds turn {reply.base:x}, the server applied {applied:x}"
         raise ProtocolError(msg)
 
-    def stage(self, staged: Staged) -> None:
-        """Note a turn for the end of the round."""
-        self._staged.append(staged)
+    def stage(self, staged: list[Staged], arrived: dict[str, Tensor]) -> None:
+        """Note the turns of this round, and the float64 sum of what they sent."""
+        self._staged = staged
+        self._arrived = arrived
 
     @property
     def staged(self) -> list[Staged]:
-        """Turns of this round so far."""
+        """Turns of this round."""
         return self._staged
 
-    def estimate(self) -> dict[str, Tensor]:
-        """Give the mean update of the round, in units of ``update / scale``."""
+    def estimate(self, name: str) -> Tensor:
+        """Give the mean update of one tensor, in units of ``update / scale``."""
         changed = {s.client: s.num_examples for s in self._staged}
         weights = {c: m.num_examples for c, m in self.members.items() if m.applied}
         members = sum((weights | changed).values())
-        arrived = _summed(self._staged, {})
+        total = {name: self.total[name]} if name in self.total else {}
+        arrived = {name: self._arrived[name]}
         weight = sum(changed.values())
-        return self.feedback.estimate(self.total, arrived, weight, members)
+        return self.feedback.estimate(total, arrived, weight, members)[name]
 
     def commit(self) -> None:
         """Apply the staged turns."""
         if self.feedback.has_share:
-            shares = [
-                Staged(s.client, s.turn, s.num_examples, self.feedback.share(s.sent))
-                for s in self._staged
-            ]
-            self.total = _summed(shares, self.total)
+            for name, share in self.feedback.share(self._arrived).items():
+                if name in self.total:
+                    self.total[name] += share
+                else:
+                    self.total[name] = share
         if self.feedback.has_memory:
             for s in self._staged:
                 self.members[s.client] = Member(s.turn, s.num_examples)
@@ -158,6 +158,7 @@ class Book:
 
     def _end_round(self) -> None:
         self._staged = []
+        self._arrived = {}
         self._open.clear()
         if self._reset:
             self.reset()
@@ -169,16 +170,3 @@ class Book:
         self.total = {}
         self.num_resets += 1
         self._reset = False
-
-
-def _summed(staged: list[Staged], start: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add what was sent to a copy of ``start``, in float64."""
-    total = {name: value.clone() for name, value in start.items()}
-    for s in staged:
-        for name, value in s.sent.items():
-            if name in total:
-                total[name] += value
-            else:
-                # A copy: what was sent in float64 must not be added to below.
-                total[name] = value.to(torch.float64, copy=True)
-    return total

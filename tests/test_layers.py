@@ -44,6 +44,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("updates",),
     ("grouping",),
     ("messages",),
+    ("summing",),
     ("spending",),
     ("model",),
     ("allocate",),

@@ -180,11 +180,11 @@ def test_ef21_with_sampled_clients_is_stable(monkeypatch: pytest.MonkeyPatch) ->
 
     with_factor = Book.estimate
 
-    def without_factor(book: Book) -> dict[str, Tensor]:
+    def without_factor(book: Book, name: str) -> Tensor:
         changed = {s.client: s.num_examples for s in book.staged}
         known = {c: m.num_examples for c, m in book.members.items() if m.applied}
         participation = sum(changed.values()) / sum((known | changed).values())
-        return {k: v / participation for k, v in with_factor(book).items()}
+        return with_factor(book, name) / participation
 
     monkeypatch.setattr(Book, "estimate", without_factor)
     swinging = sampled_distances()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from logging import INFO
 from math import prod
+from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
@@ -24,7 +25,10 @@ from . import replies as reading
 from . import sampling
 from .aggregation import Round
 from .conversation import Conversation, Uplink
+from .inner_state import InnerState
 from .ledger import Ledger, Purpose
+from .loop import EvaluateFn, Plan, Progress, run_rounds
+from .training import Training
 from .turns import Book
 
 #: Rounds in a row without a usable reply that end the training.
@@ -70,6 +74,10 @@ class Compressed(Strategy):
         Of sampling and of all random draws of compressors.
     node_timeout : float
         Seconds to wait for enough nodes before the training ends with an error.
+    checkpoint : str or Path, optional
+        A file that is replaced after every round, from which ``start(resume=...)``
+        goes on. Its size is that of the model, the inner strategy's arrays, and twice
+        the model for feedbacks with a sum of memories.
 
     Raises
     ------
@@ -89,12 +97,14 @@ class Compressed(Strategy):
         linear: bool | None = None,
         seed: int = 0,
         node_timeout: float = 600.0,
+        checkpoint: str | Path | None = None,
     ) -> None:
         self.inner = inner
         self.feedback = feedbacks.named(feedback)
         self.scale_key = scale_key
         self.seed = seed
         self.node_timeout = node_timeout
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.linear = inners.is_linear(inner) if linear is None else linear
         self.uplink: Uplink | None = None
         if uplink is not None:
@@ -129,33 +139,71 @@ class Compressed(Strategy):
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+        *,
+        resume: str | Path | None = None,
     ) -> Result:
         """Train; see ``flwr.serverapp.strategy.Strategy.start``.
 
-        Every start is a training of its own: memories and ledger begin empty. The
-        metrics of each round also hold its bytes, see `Ledger.round`.
+        Every start is a training of its own, with empty memories and ledger, unless it
+        resumes one. The metrics of each round also hold its bytes, see `Ledger.round`.
+
+        Parameters
+        ----------
+        grid : Grid
+            To the nodes.
+        initial_arrays : ArrayRecord
+            The model; when resuming, only its names, shapes and dtypes are used.
+        num_rounds : int
+            Number of the last round, those before a restart included.
+        timeout : float
+            Seconds to wait for the replies of a round.
+        train_config, evaluate_config : ConfigRecord, optional
+            Sent to the nodes.
+        evaluate_fn : callable, optional
+            Evaluates the model of a round on the server.
+        resume : str or Path, optional
+            A checkpoint to go on from: with the model, the clients' memories, the inner
+            strategy's state and all metrics of the rounds before.
 
         Raises
         ------
         ProtocolError
-            If no client answers, or three rounds in a row have no usable reply.
+            If no client answers, three rounds in a row have no usable reply, or the
+            checkpoint cannot be read.
+        SettingError
+            If the checkpoint is of another model, strategy or feedback.
         """
         feedback = self._fitted_feedback(initial_arrays)
         dense_bytes = 4 * sum(prod(a.shape) for a in initial_arrays.values())
-        book = Book(feedback)
-        self._talk = Conversation(book, self.seed, timeout, dense_bytes)
         self._initial = initial_arrays
         self._num_empty = 0
-        return super().start(
+        path = None if resume is None else Path(resume)
+        inner = InnerState(self.inner) if path or self.checkpoint else None
+        if path is None or inner is None:
+            training = Training(Book(feedback), Progress(initial_arrays))
+        else:
+            training = Training.resumed(path, feedback, initial_arrays, inner)
+        self._talk = Conversation(
+            training.book, self.seed, timeout, dense_bytes, ledger=training.ledger
+        )
+        plan = Plan(
             grid,
-            initial_arrays,
             num_rounds,
             timeout,
-            train_config,
-            evaluate_config,
+            train_config or ConfigRecord(),
+            evaluate_config or ConfigRecord(),
             evaluate_fn,
         )
+        log(INFO, "Compressed: starting with round %s", training.progress.round + 1)
+        self.summary()
+
+        def save() -> None:
+            if self.checkpoint and inner:
+                training.save(self.checkpoint, inner)
+
+        save()  # no ticket may ever be given twice
+        return run_rounds(self, plan, training.progress, save)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

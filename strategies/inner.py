@@ -72,7 +72,7 @@ def check_clipping(strategy: Strategy, feedback: Feedback, codec: ModelCodec) ->
         If what is sent can be longer than the clipped update: a memory adds older
         updates to it, and not every compressor keeps the norm.
     """
-    if not any(isinstance(s, CLIPPED_BY_CLIENTS) for s in _layers(strategy)):
+    if not any(isinstance(s, CLIPPED_BY_CLIENTS) for s in layers(strategy)):
         return
     if isinstance(codec.rules, Identity):
         used: list[Compressor] = [codec.rules]
@@ -95,7 +95,7 @@ def check_clipping(strategy: Strategy, feedback: Feedback, codec: ModelCodec) ->
 
 def weight_key(strategy: Strategy) -> str:
     """Name of the weight in the clients' metrics; looks through wrappers."""
-    for layer in _layers(strategy):
+    for layer in layers(strategy):
         if hasattr(layer, "weighted_by_key"):
             return str(layer.weighted_by_key)
     return "num-examples"
@@ -110,7 +110,7 @@ def scale_of(message: Message, key: str) -> float:
     return 1.0
 
 
-def _layers(strategy: object) -> Iterator[object]:
+def layers(strategy: object) -> Iterator[object]:
     """Give a strategy and those that it wraps, from outside in."""
     while strategy is not None:
         yield strategy
@@ -121,7 +121,7 @@ def _layers(strategy: object) -> Iterator[object]:
 def metrics_of(strategy: Strategy, messages: list[Message]) -> Iterator[None]:
     """Let the strategy's metrics function see these replies, whatever it is given."""
     name = "train_metrics_aggr_fn"
-    owner = next((s for s in _layers(strategy) if hasattr(s, name)), None)
+    owner = next((s for s in layers(strategy) if hasattr(s, name)), None)
     if owner is None:
         yield
         return

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
+import numpy as np
 from flwr.app import Message
 
 Direction = Literal["up", "down"]
 Purpose = Literal["train", "evaluate"]
+_DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+_PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,49 @@ class Ledger:
     seconds: dict[int, dict[str, float]] = field(default_factory=dict)
     dropped: dict[int, int] = field(default_factory=dict)
     gradients: dict[int, int] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Give all entries, in columns."""
+        clients = {e.client: None for e in self.entries}
+        number = {client: i for i, client in enumerate(clients)}
+        rows = [
+            (
+                e.round,
+                number[e.client],
+                _DIRECTIONS.index(e.direction),
+                _PURPOSES.index(e.purpose),
+                e.size_bytes,
+                e.dense_bytes,
+            )
+            for e in self.entries
+        ]
+        return {
+            "clients": list(clients),
+            "entries": np.array(rows, np.int64).reshape(len(rows), len(fields(Entry))),
+            "seconds": list(self.seconds.items()),
+            "dropped": list(self.dropped.items()),
+            "gradients": list(self.gradients.items()),
+        }
+
+    @classmethod
+    def resumed(cls, plain: Mapping[str, Any]) -> Ledger:
+        """Go on with what `plain` gave."""
+        clients = plain["clients"]
+        entries = [
+            Entry(
+                round_,
+                clients[client],
+                _DIRECTIONS[direction],
+                _PURPOSES[purpose],
+                size,
+                dense,
+            )
+            for round_, client, direction, purpose, size, dense in plain[
+                "entries"
+            ].tolist()
+        ]
+        tables = (dict(plain[name]) for name in ("seconds", "dropped", "gradients"))
+        return cls(entries, *tables)
 
     def add(self, entry: Entry) -> None:
         """Note a message."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -55,6 +57,8 @@ class Book:
         The training.
     epoch : int
         Changes when all memories start anew.
+    start : int
+        First part of all tickets; grows with each start of the server.
     members : dict
         By client key.
     total : dict
@@ -75,6 +79,32 @@ class Book:
     _staged: list[Staged] = field(default_factory=list)
     _arrived: dict[str, Tensor] = field(default_factory=dict)
     _reset: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """Give what must survive a restart; tickets need not."""
+        return {
+            "fid": self.fid.hex(),
+            "epoch": self.epoch,
+            "start": self.start,
+            "members": {
+                c: [m.applied, m.num_examples] for c, m in self.members.items()
+            },
+            "total": self.total,
+            "num_resets": self.num_resets,
+        }
+
+    @classmethod
+    def resumed(cls, feedback: Feedback, plain: Mapping[str, Any]) -> Book:
+        """Go on with what `plain` gave; all tickets are newer than before."""
+        return cls(
+            feedback,
+            bytes.fromhex(plain["fid"]),
+            plain["epoch"],
+            max(plain["start"] + 1, int(time.time())),
+            {c: Member(*fields) for c, fields in plain["members"].items()},
+            plain["total"],
+            plain["num_resets"],
+        )
 
     def open(self, client: str) -> tuple[Ticket, int]:
         """Open a request to a client, closing its older one.

@@ -194,11 +194,7 @@ def unpack_uints(data: bytes, widths: NDArray[Any]) -> NDArray[np.uint64]:
     stream = unpack_mask(data[rest_start:], int(rest.sum(dtype=np.int64)))
     values = np.zeros(len(widths), dtype=np.uint64)
     has_rest = rest > 0
-    columns = np.zeros((int(np.count_nonzero(has_rest)), 8), dtype=np.bool_)
-    used = _used_bits(rest[has_rest])
-    same = isinstance(used, tuple)
-    columns[used] = stream.reshape(len(columns), -1) if same else stream
-    tops = np.packbits(columns, axis=1, bitorder="little")[:, 0].astype(np.uint64)
+    tops = _joined_bits(stream, rest[has_rest]).astype(np.uint64)
     values[has_rest] = tops << 8 * whole[has_rest].astype(np.uint64)
     pos = 0
     for plane in range(int(whole.max(initial=0))):
@@ -208,6 +204,22 @@ def unpack_uints(data: bytes, widths: NDArray[Any]) -> NDArray[np.uint64]:
         values[reaches] |= column.astype(np.uint64) << np.uint64(8 * plane)
         pos += size
     return values
+
+
+def _joined_bits(
+    stream: NDArray[np.bool_], widths: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Give the numbers whose low bits stand one after another in a stream."""
+    used = _used_bits(widths)
+    if not isinstance(used, tuple):
+        columns = np.zeros((len(widths), 8), dtype=np.bool_)
+        columns[used] = stream
+        return np.packbits(columns, axis=1, bitorder="little")[:, 0]
+    joined = np.zeros(len(widths), dtype=np.uint8)
+    if len(widths):
+        for bit, column in enumerate(stream.reshape(len(widths), -1).T):
+            joined |= column.view(np.uint8) << np.uint8(bit)
+    return joined
 
 
 def _used_bits(widths: NDArray[np.uint8]) -> Any:

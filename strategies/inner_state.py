@@ -1,0 +1,89 @@
+"""What an inner strategy remembers from round to round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from fl_lowrank.errors import SettingError
+
+from .inner import layers
+from .packing import is_plain
+
+
+class InnerState:
+    """Finds out what changes in a strategy, and in those it wraps, while it trains.
+
+    These are attributes that hold arrays (momenta, current arrays) and plain values
+    that differ from those at the start (an adaptive clipping norm). Settings and
+    functions are not saved: they are those that the strategy is made with.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Before its first round.
+
+    Raises
+    ------
+    SettingError
+        If it holds a state that cannot be saved.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._layers = list(layers(strategy))
+        for layer in self._layers:
+            if getattr(layer, "accountant", None) is not None:
+                msg = (
+                    f"Compressed: the privacy accountant of {type(layer).__name__} "
+                    "cannot be saved; leave checkpoint= or accountant= out"
+                )
+                raise SettingError(msg)
+        self._first = [dict(vars(layer)) for layer in self._layers]
+
+    def plain(self) -> list[dict[str, Any]]:
+        """Give what has changed, one dict for each layer."""
+        return [
+            {
+                name: value
+                for name, value in vars(layer).items()
+                if is_plain(value)
+                and (_holds_arrays(value) or value != first.get(name))
+            }
+            for layer, first in zip(self._layers, self._first, strict=True)
+        ]
+
+    def resume(self, plain: list[dict[str, Any]]) -> None:
+        """Set what `plain` gave.
+
+        Raises
+        ------
+        SettingError
+            If it is of another strategy.
+        """
+        if len(plain) != len(self._layers):
+            msg = (
+                f"Compressed: the checkpoint was written with {len(plain)} nested "
+                f"strategies, this one has {len(self._layers)}; resume with the same"
+            )
+            raise SettingError(msg)
+        for layer, values in zip(self._layers, plain, strict=True):
+            unknown = sorted(values.keys() - vars(layer).keys())
+            if unknown:
+                msg = (
+                    f"Compressed: {type(layer).__name__} has no {', '.join(unknown)}, "
+                    "as the checkpoint has; resume with the same strategy"
+                )
+                raise SettingError(msg)
+            vars(layer).update(values)
+
+
+def _holds_arrays(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_arrays, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_arrays, value))
+    return isinstance(value, np.ndarray | torch.Tensor | ArrayRecord)

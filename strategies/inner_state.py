@@ -44,19 +44,22 @@ class InnerState:
                 raise SettingError(msg)
         self._first = [dict(vars(layer)) for layer in self._layers]
 
-    def plain(self) -> list[dict[str, Any]]:
-        """Give what has changed, one dict for each layer."""
+    def plain(self) -> list[list[Any]]:
+        """Give what has changed: the name of each layer's class, and its values."""
         return [
-            {
-                name: value
-                for name, value in vars(layer).items()
-                if is_plain(value)
-                and (_holds_arrays(value) or value != first.get(name))
-            }
+            [
+                type(layer).__name__,
+                {
+                    name: value
+                    for name, value in vars(layer).items()
+                    if is_plain(value)
+                    and (_holds_arrays(value) or value != first.get(name))
+                },
+            ]
             for layer, first in zip(self._layers, self._first, strict=True)
         ]
 
-    def resume(self, plain: list[dict[str, Any]]) -> None:
+    def resume(self, plain: list[list[Any]]) -> None:
         """Set what `plain` gave.
 
         Raises
@@ -64,21 +67,19 @@ class InnerState:
         SettingError
             If it is of another strategy.
         """
-        if len(plain) != len(self._layers):
+        wanted, found = [name for name, _ in plain], self._names
+        if wanted != found:
             msg = (
-                f"Compressed: the checkpoint was written with {len(plain)} nested "
-                f"strategies, this one has {len(self._layers)}; resume with the same"
+                f"Compressed: the checkpoint was written with {' around '.join(wanted)}"
+                f", found {' around '.join(found)}; resume with the same strategy"
             )
             raise SettingError(msg)
-        for layer, values in zip(self._layers, plain, strict=True):
-            unknown = sorted(values.keys() - vars(layer).keys())
-            if unknown:
-                msg = (
-                    f"Compressed: {type(layer).__name__} has no {', '.join(unknown)}, "
-                    "as the checkpoint has; resume with the same strategy"
-                )
-                raise SettingError(msg)
+        for layer, (_, values) in zip(self._layers, plain, strict=True):
             vars(layer).update(values)
+
+    @property
+    def _names(self) -> list[str]:
+        return [type(layer).__name__ for layer in self._layers]
 
 
 def _holds_arrays(value: object) -> bool:

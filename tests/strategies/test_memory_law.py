@@ -97,6 +97,22 @@ def test_memories_agree_in_bad_weather(feedback: str, name: str) -> None:
         assert stage.book.num_resets == 0
 
 
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+def test_memories_agree_after_restarts_from_older_checkpoints(feedback: str) -> None:
+    scene = Scene(
+        feedback,
+        faults=bad_weather(9),
+        num_rounds=60,
+        inner="fedavg",
+        restarts={7: 0, 15: 1, 16: 3, 24: 0, 33: 6, 41: 2, 48: 1},
+        seed=9,
+    )
+    happened = play(scene).oracle.events
+    assert happened["restart"] == len(scene.restarts)
+    assert happened["undone"] > 20
+    assert happened["applied"] > 120
+
+
 def test_long_epoch_of_float32_memories() -> None:
     """Rounding at the two ends must not drive them apart."""
     faults = bad_weather(5, crash_after_reply=0.0, lose_memory=0.0)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from flwr.app import Context
@@ -34,6 +35,14 @@ class Call:
     context: Context
     refused: bool
     turn: Turn | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the server knows when it writes a checkpoint."""
+
+    num_applied: int
+    tables: tuple[dict[str, Any], ...]
 
 
 class Oracle:
@@ -80,6 +89,7 @@ class Oracle:
         self.last_applied: dict[str, int] = {}
         self.num_examples: dict[str, float] = {}
         self.newest: dict[str, Ticket] = {}  # ticket of the last applied turn
+        self.history: list[Turn] = []  # all that the server has applied, in order
         self.claimed: list[Turn] = []
         self.step = self.zero  # of the model in this round, in units of the scale
         self.cause_of_reset = False
@@ -137,6 +147,8 @@ class Oracle:
             return
         shadow = self.shadows[client]
         after, dropped, cause = shadow.settled(call.request, has_share=self.has_share)
+        if shadow.pending is not None and shadow.pending.misleads(call.request):
+            self._give_up(client, shadow.pending.sent, "undone")
         if cause:
             self._give_up(client, dropped, cause)
         if (turn := call.turn) is not None:
@@ -213,7 +225,8 @@ class Oracle:
         own = self.shadows[client].pending is turn
         if not own:
             self._estrange(turn)
-        turn.applied = True
+        turn.applied, turn.committed = True, self.last_ticket
+        self.history.append(turn)
         books.applied += turn.sent
         if self.has_share:
             share = self.shares.get(client, self.zero)
@@ -241,6 +254,36 @@ class Oracle:
         shadow = self.shadows[client]
         newest = max(turn.ticket, shadow.estranged or turn.ticket)
         self.shadows[client] = replace(shadow, estranged=newest)
+
+    def checkpoint(self) -> Snapshot:
+        """Note what the server knows now."""
+        tables = (self.shares, self.last_applied, self.num_examples, self.newest)
+        return Snapshot(len(self.history), tuple(map(dict, tables)))
+
+    def restart(self, snapshot: Snapshot) -> None:
+        """Let the server be as it was; what it has applied since is undone.
+
+        A client that still holds such a turn as pending takes it back. One that has
+        settled it holds a memory that the server does not know, and must give it up.
+        """
+        for client in self.node_ids:
+            self.end_call(client)
+        self.events["restart"] += 1
+        undone = self.history[snapshot.num_applied :]
+        self.events["undone"] += len(undone)
+        del self.history[snapshot.num_applied :]
+        for turn in undone:
+            turn.applied, turn.undone = False, self.last_ticket
+            self.books[turn.client].applied -= turn.sent
+            shadow = self.shadows[turn.client]
+            if shadow.pending is not turn:
+                self._give_up(turn.client, turn.sent, "undone")
+                lost = replace(shadow, estranged=self.last_ticket)
+                self.shadows[turn.client] = lost
+        tables = (dict(table) for table in snapshot.tables)
+        self.shares, self.last_applied, self.num_examples, self.newest = tables
+        self.cause_of_reset = True
+        self.claimed = []
 
     def roll_back(self) -> None:
         """Forget what was claimed."""

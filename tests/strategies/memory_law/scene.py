@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 
 import strategies.compressed
 import strategies.directory
+import strategies.training
 from clients import storage
 from clients.turns import Memory
 from fl_lowrank import feedback as feedbacks
@@ -27,16 +31,18 @@ from fl_lowrank.envelope import (
     Reply,
     Ticket,
 )
-from fl_lowrank.feedback import Feedback
 from simulations.loopback import Faults, LoopbackGrid, RandomFaults
 from strategies import Compressed
 from strategies.turns import Book
 
 from .actors import LOSSY, MODEL, SIZE, Clients
 from .laws import check_agreement, check_round, check_step
-from .oracle import Oracle
+from .oracle import Oracle, Snapshot
 from .shadow import Vector
 from .verdict import Violation
+
+#: Local steps, from round to round.
+RATES = (0.5, 0.1, 0.7, 0.003)
 
 
 class LawBrokenError(AssertionError):
@@ -70,7 +76,14 @@ class Scene:
     #: Every so many rounds the inner strategy gives no arrays; 0 for never.
     refuse_every: int = 0
     vary: bool = True
+    #: The server is killed at the end of these rounds and restarted from a checkpoint
+    #: that is so many rounds older.
+    restarts: Mapping[int, int] = field(default_factory=dict)
     seed: int = 0
+
+
+class ServerKilled(Exception):
+    """Ends a training from within."""
 
 
 class WatchedBook(Book):
@@ -167,10 +180,9 @@ def play(
         stage.oracle = make_oracle(scene, stage.grid)
     stage.clients.oracle = stage.oracle
     inner = make_inner(scene)
-    strategy = Compressed(
-        inner, scene.uplink, scene.feedback, linear=True, seed=scene.seed
-    )
     config = ConfigRecord({"lr": 0.5})
+    restarts = dict(scene.restarts)
+    kept: dict[int, tuple[bytes, Snapshot, Vector]] = {}
 
     def at_round_end(round_: int, arrays: ArrayRecord) -> None:
         model = [arrays[k].numpy().reshape(-1).astype(float) for k in LOSSY]
@@ -183,7 +195,12 @@ def play(
         if after_round is not None:
             after_round(stage, round_)
         if scene.vary:
-            config["lr"] = (0.5, 0.1, 0.7, 0.003)[round_ % 4]
+            config["lr"] = RATES[round_ % len(RATES)]
+        if scene.restarts:
+            snapshot = stage.oracle.checkpoint()
+            kept[round_] = (path.read_bytes(), snapshot, stage.models[-1])
+        if round_ in restarts:
+            raise ServerKilled
         if round_ >= scene.num_rounds - scene.num_quiet:
             stage.grid.faults, stage.clients.damage = Faults(), 0.0
             inner.refuse_every = 0
@@ -191,14 +208,39 @@ def play(
         if stage.oracle.verdict.violations and not to_the_end:
             raise LawBrokenError(stage.oracle.verdict.violations)
 
-    with watched(stage), quiet_log():
-        strategy.start(
-            stage.grid,
-            ArrayRecord({k: Array(v) for k, v in MODEL.items()}),
-            num_rounds=scene.num_rounds,
-            train_config=config,
-            evaluate_fn=at_round_end,
-        )
+    resume = None
+    with watched(stage), quiet_log(), TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint"
+        while True:
+            strategy = Compressed(
+                inner,
+                scene.uplink,
+                scene.feedback,
+                linear=True,
+                seed=scene.seed,
+                checkpoint=path if scene.restarts else None,
+            )
+            try:
+                strategy.start(
+                    stage.grid,
+                    ArrayRecord({k: Array(v) for k, v in MODEL.items()}),
+                    num_rounds=scene.num_rounds,
+                    train_config=config,
+                    evaluate_fn=at_round_end,
+                    resume=resume,
+                )
+                break
+            except ServerKilled:
+                at = max(kept)
+                older = at - restarts.pop(at)
+                data, snapshot, model = kept[older]
+                kept = {r: found for r, found in kept.items() if r <= older}
+                path.write_bytes(data)
+                stage.oracle.restart(snapshot)
+                stage.models.append(model)
+                inner, resume = make_inner(scene), path
+                if scene.vary:
+                    config["lr"] = RATES[older % len(RATES)]
     if scene.num_quiet:
         check_agreement(stage.oracle, stage.book)
     if stage.oracle.verdict.violations:
@@ -210,14 +252,16 @@ def play(
 def watched(stage: Stage) -> Iterator[None]:
     """Let `Compressed` make watched books."""
 
-    def make(feedback: Feedback) -> Book:
-        book = WatchedBook(feedback)
-        book.oracle = stage.oracle
-        stage.books.append(book)
-        return book
+    class ThisBook(WatchedBook):
+        oracle = stage.oracle
+
+        def __init__(self, *fields: Any) -> None:
+            super().__init__(*fields)
+            stage.books.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategies.compressed, "Book", make)
+        patch.setattr(strategies.compressed, "Book", ThisBook)
+        patch.setattr(strategies.training, "Book", ThisBook)
         # No time passes on the loopback grid, so ask silent nodes again at once.
         patch.setattr(strategies.directory, "RETRY_SECONDS", -1.0)
         yield

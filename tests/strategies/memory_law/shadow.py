@@ -46,6 +46,9 @@ class Turn:
         The server has committed it.
     forgotten : bool
         The memory that held it was lost afterwards.
+    committed, undone : Ticket, optional
+        Newest request when the server applied it, and when a restart undid that. What
+        was asked in between, and comes late, still says that it was applied.
     """
 
     client: str
@@ -62,6 +65,15 @@ class Turn:
     counted: bool = False
     applied: bool = False
     forgotten: bool = False
+    committed: Ticket = (0, 0)
+    undone: Ticket = (0, 0)
+
+    def arrived(self, request: Request) -> bool:
+        """Whether this request says, or said when it was made, that it was applied."""
+        return self.applied or self.misleads(request)
+
+    def misleads(self, request: Request) -> bool:
+        return not self.applied and self.committed < request.ticket <= self.undone
 
 
 @dataclass
@@ -121,7 +133,9 @@ class Shadow:
         if has_share and request.epoch != self.epoch:
             return now.emptied(), self.memory, "epoch"
         if now.pending is not None:
-            arrived = now.pending.applied
+            arrived = now.pending.arrived(request)
+            if now.pending.misleads(request):
+                now = replace(now, estranged=now.pending.undone)
             now = replace(
                 now,
                 memory=now.memory + now.pending.move if arrived else now.memory,

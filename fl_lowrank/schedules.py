@@ -33,6 +33,7 @@ from .types import format_setting
 MAX_ROUND = 1 << 31
 #: So many rounds of a ramp stand for all of them when a schedule is checked.
 _SAMPLES = 16
+_DIGITS = 12  # of numbers between the ends: 0.25 rather than 0.24999999999999997
 
 
 class Schedule(ABC):
@@ -100,6 +101,7 @@ class Ramp(Schedule):
         if done >= self.rounds - 1:
             return self.end
         value = self._between(done / (self.rounds - 1))
+        value = float(f"{value:.{_DIGITS}g}")
         return min(max(value, min(self.start, self.end)), max(self.start, self.end))
 
     @abstractmethod

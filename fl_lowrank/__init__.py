@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from . import allocate, bounds, envelope, errors, feedback, importance, rng
+from . import allocate, bounds, envelope, errors, feedback, importance, rng, schedules
 from .compressors import (
     F16,
     Atomo,
@@ -61,6 +61,7 @@ from .compressors import (
 )
 from .decoders import accumulate, add, decode, unpack
 from .model import ModelCodec
+from .scheduled import Scheduled, parse_scheduled
 from .spec import parse, parse_rules
 from .types import (
     Additive,
@@ -111,6 +112,7 @@ __all__ = [
     "RandK",
     "Rotated",
     "Rsvd",
+    "Scheduled",
     "Shrunk",
     "Sign",
     "Sketch",
@@ -141,7 +143,9 @@ __all__ = [
     "pack",
     "parse",
     "parse_rules",
+    "parse_scheduled",
     "peel",
     "rng",
+    "schedules",
     "unpack",
 ]

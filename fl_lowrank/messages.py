@@ -49,12 +49,25 @@ class Writer:
 
     def _encode(self, group: Group) -> tuple[bytes, State]:
         first = group.names[0]
-        owned = (k for k in self._state if k.rpartition("/")[0] == first)
-        before = {k.rpartition("/")[2]: self._state[k] for k in owned}
         x = join([self._update[name] for name in group.names])
         with naming(first):
+            before = self._fitting(group)
             payload, after = group.compressor.encode(x, before, self._rng.child(first))
         return wire.pack_body(payload), after
+
+    def _fitting(self, group: Group) -> State:
+        """Give the state for a group, or none if it is of another compressor or size.
+
+        A schedule changes compressors between rounds: what another one has left must
+        neither be used nor be kept.
+        """
+        wanted = group.compressor.init(group.layout.shape)
+        owned = {k: f"{group.names[0]}/{k}" for k in wanted}
+        found = {k: self._state[v] for k, v in owned.items() if v in self._state}
+        fits = found.keys() == wanted.keys() and all(
+            found[k].shape == v.shape for k, v in wanted.items()
+        )
+        return found if fits else {}
 
 
 def read_payloads(

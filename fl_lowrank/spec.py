@@ -2,33 +2,27 @@
 
 ::
 
-    chain  := call (">>" call)*
-    call   := name "(" [setting ("," setting)*] ")"
-    setting:= name "=" value
-    value  := number | "true" | "false" | quoted text | chain
-    rules  := pattern ":" chain (";" pattern ":" chain)*
+    rules := pattern ":" chain (";" pattern ":" chain)*
 
-Texts arrive from the network, so they are parsed and never evaluated, and their
-length and depth are bounded.
+with chains as in `syntax`. Texts arrive from the network, so they are parsed and never
+evaluated. What clients are sent has no schedules; those are for the server,
+see `scheduled`.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import MISSING, dataclass, fields
-from typing import NoReturn
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from .compressors import COMPRESSORS, Then
 from .errors import SettingError, SpecError
+from .schedules import Schedule
+from .syntax import Call, Chain, check_length, check_settings, read
 from .types import Compressor
-from .wire import MAX_DEPTH
 
-MAX_LENGTH = 4096
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
-    r"|(?P<name>[A-Za-z_]\w*)|\"(?P<text>[^\"]*)\"|(?P<sign>>>|[(),=]))",
-    re.ASCII,
-)
+#: Patterns and what is written for them; the pattern of a bare compressor is "".
+Trees: TypeAlias = tuple[tuple[str, object], ...]
 
 
 @dataclass(frozen=True)
@@ -48,17 +42,15 @@ def parse(text: str) -> Compressor:
     Raises
     ------
     SpecError
-        If the text is not understood; `SettingError` if a setting is out of range.
+        If the text is not understood, or holds a schedule; `SettingError` if a
+        setting is out of range.
 
     Examples
     --------
     >>> str(parse("topk(fraction=0.01)>>natural()"))
     'topk(fraction=0.01) >> natural()'
     """
-    parser = _Parser(text)
-    result = parser.chain(0)
-    parser.end()
-    return result
+    return _compressor(read(text), None)
 
 
 def parse_rules(text: str) -> list[Rule] | Compressor:
@@ -73,104 +65,58 @@ def parse_rules(text: str) -> list[Rule] | Compressor:
     *.bias -> f16()
     * -> topk(k=9)
     """
-    _bounded(text)
+    return built(trees_of(text), None)
+
+
+def trees_of(text: str) -> Trees:
+    """Split rules, and read what is written for each pattern."""
+    check_length(text)
     if ":" not in text:
-        return parse(text)
-    rules = []
+        return (("", read(text)),)
+    trees = []
     for part in text.split(";"):
         pattern, colon, body = part.partition(":")
         if not colon or not pattern.strip():
             msg = f"rules: expected 'pattern: compressor', found {part.strip()!r}"
             raise SpecError(msg)
-        rules.append(Rule(pattern.strip(), parse(body)))
-    return rules
+        trees.append((pattern.strip(), read(body)))
+    return tuple(trees)
 
 
-def _bounded(text: str) -> None:
-    if len(text) > MAX_LENGTH:
-        msg = f"spec: a text of {len(text)} characters, at most {MAX_LENGTH} are read"
+def built(trees: Trees, round_: int | None) -> list[Rule] | Compressor:
+    """Build what the trees mean in a round; without one they may hold no schedule."""
+    if not trees[0][0]:
+        return _compressor(trees[0][1], round_)
+    return [Rule(pattern, _compressor(tree, round_)) for pattern, tree in trees]
+
+
+def _compressor(tree: object, round_: int | None) -> Compressor:
+    found = _value(tree, round_)
+    if not isinstance(found, Compressor):
+        msg = f"spec: expected a compressor, found {tree}"
         raise SpecError(msg)
+    return found
 
 
-class _Parser:
-    """One pass over the tokens."""
-
-    def __init__(self, text: str) -> None:
-        _bounded(text)
-        self.text = text
-        self.tokens: list[tuple[str, str]] = []
-        pos = 0
-        while text[pos:].strip():
-            match = _TOKEN.match(text, pos)
-            if match is None or match.lastgroup is None:
-                self.fail(f"unexpected {text[pos:].strip()[:10]!r}")
-            self.tokens.append((match.lastgroup, match[match.lastgroup]))
-            pos = match.end()
-        self.at = 0
-
-    def fail(self, what: str) -> NoReturn:
-        msg = (
-            f"spec: cannot read {self.text[:200]!r}: {what}; write for example "
-            "'topk(fraction=0.01) >> natural()'"
-        )
-        raise SpecError(msg)
-
-    def peek(self) -> tuple[str, str]:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ("end", "")
-
-    def take(self, group: str, token: str | None = None) -> str:
-        found = self.peek()
-        if found[0] != group or (token is not None and found[1] != token):
-            self.fail(f"expected {token or group}, found {found[1] or 'the end'}")
-        self.at += 1
-        return found[1]
-
-    def accept(self, token: str) -> bool:
-        if self.peek() == ("sign", token):
-            self.at += 1
-            return True
-        return False
-
-    def end(self) -> None:
-        if self.at < len(self.tokens):
-            self.fail(f"expected the end, found {self.peek()[1]}")
-
-    def chain(self, depth: int) -> Compressor:
-        if depth > MAX_DEPTH:
-            self.fail(f"nested deeper than {MAX_DEPTH}")
-        first = self.call(depth)
-        return Then(first, self.chain(depth + 1)) if self.accept(">>") else first
-
-    def call(self, depth: int) -> Compressor:
-        name = self.take("name")
-        settings: dict[str, object] = {}
-        self.take("sign", "(")
-        while not self.accept(")"):
-            if settings:
-                self.take("sign", ",")
-            key = self.take("name")
-            self.take("sign", "=")
-            if key in settings:
-                self.fail(f"{key} is given twice")
-            settings[key] = self.value(depth)
-        return _build(name, settings)
-
-    def value(self, depth: int) -> object:
-        group, token = self.peek()
-        if group == "name" and token not in ("true", "false"):
-            return self.chain(depth + 1)
-        self.at += 1
-        if group == "number":
-            return int(token) if re.fullmatch(r"[-+]?\d+", token) else float(token)
-        if group == "name":
-            return token == "true"
-        if group != "text":
-            self.fail(f"expected a value, found {token or 'the end'}")
-        return token
+def _value(tree: object, round_: int | None) -> object:
+    """Give what a tree means in a round: a compressor, number, text or truth value."""
+    if isinstance(tree, Schedule):
+        if round_ is None:
+            msg = (
+                f"spec: {tree} is a schedule, a function of the round that only the "
+                "server knows; give it to Compressed(uplink=...), or send "
+                "parse_scheduled(text).at(round)"
+            )
+            raise SpecError(msg)
+        return _value(tree.of(round_), round_)
+    if isinstance(tree, Chain):
+        return Then(_compressor(tree.first, round_), _compressor(tree.rest, round_))
+    return _build(tree, round_) if isinstance(tree, Call) else tree
 
 
-def _build(name: str, settings: dict[str, object]) -> Compressor:
+def _build(call: Call, round_: int | None) -> Compressor:
     """Make the compressor, with every setting checked by name and type."""
+    name = call.name
     cls = COMPRESSORS.get("identity" if name == "exact" else name)
     if cls is None:
         msg = (
@@ -178,20 +124,20 @@ def _build(name: str, settings: dict[str, object]) -> Compressor:
             f"{', '.join(sorted(COMPRESSORS))}"
         )
         raise SpecError(msg)
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # dataclasses
-    for key, value in settings.items():
-        if key not in known:
-            have = ", ".join(known) or "none"
-            msg = f"spec: {name} has no setting {key!r}; its settings: {have}"
-            raise SpecError(msg)
-        settings[key] = _typed(f"{name}({key})", str(known[key].type), value)
-    missing = [
-        key for key, f in known.items() if f.default is MISSING and key not in settings
-    ]
-    if missing:
-        msg = f"spec: {name} needs {', '.join(missing)}"
-        raise SpecError(msg)
+    known = check_settings(cls, name, dict(call.settings))
+    settings = {}
+    for key, tree in call.settings:
+        value, options = _value(tree, round_), str(known[key].type)
+        if isinstance(tree, Schedule) and type(value) is float:
+            value = _rounded(value, options)
+        settings[key] = _typed(f"{name}({key})", options, value)
     return cls(**settings)
+
+
+def _rounded(value: float, annotation: str) -> float:
+    """Give a schedule's number as a setting of this annotation takes it."""
+    takes = [part.strip() for part in annotation.split("|")]
+    return math.floor(value + 0.5) if "int" in takes and "float" not in takes else value
 
 
 def _typed(what: str, annotation: str, value: object) -> object:

@@ -18,6 +18,8 @@ from fl_lowrank.envelope import EVALUATE, TRAIN
 from fl_lowrank.errors import ProtocolError
 from fl_lowrank.feedback import Feedback
 from fl_lowrank.model import ModelCodec, layout_of
+from fl_lowrank.scheduled import parse_scheduled
+from fl_lowrank.types import weakest
 from fl_lowrank.updates import split_layout
 
 from . import inner as inners
@@ -55,8 +57,10 @@ class Compressed(Strategy):
     inner : Strategy
         Does the averaging, sampling and evaluation.
     uplink : str, optional
-        A compressor or rules, see `fl_lowrank.ModelCodec`. ``None`` leaves all messages
-        untouched and only counts their bytes.
+        A compressor or rules, see `fl_lowrank.ModelCodec`; settings may be schedules,
+        as in ``"topk(fraction=cosine(0.5, 0.01, rounds=100))"``, see
+        `fl_lowrank.schedules`. ``None`` leaves all messages untouched and only counts
+        their bytes.
     feedback : str
         ``"ef"`` (default), ``"ef21"`` (for full participation), ``"plain"``, or one
         of `fl_lowrank.feedback` with its settings, as ``"ef21sgdm(momentum=0.1)"``.
@@ -108,11 +112,12 @@ class Compressed(Strategy):
         self.linear = inners.is_linear(inner) if linear is None else linear
         self.uplink: Uplink | None = None
         if uplink is not None:
-            codec = ModelCodec(uplink)
-            inners.check_clipping(inner, self.feedback, codec)
+            codec = parse_scheduled(uplink)
+            for text in codec.texts:
+                inners.check_clipping(inner, self.feedback, ModelCodec(text))
             inners.check(inner, self.feedback, linear=self.linear)
             key = inners.weight_key(inner)
-            self.uplink = Uplink(str(codec), str(self.feedback), key, tuple(exact))
+            self.uplink = Uplink(codec, str(self.feedback), key, tuple(exact))
         self._talk: Conversation | None = None
         self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
@@ -284,12 +289,14 @@ class Compressed(Strategy):
             return self.feedback
         model = layout_of(reading.tensors_of(initial_arrays))
         lossy, _ = split_layout(model, self.uplink.exact)
-        codec = ModelCodec(self.uplink.codec)
-        for group in codec.groups(lossy):
+        codecs = [ModelCodec(text) for text in self.uplink.codec.texts]
+        for group in (group for codec in codecs for group in codec.groups(lossy)):
             found = group.compressor.guarantee(group.layout.shape)
             what = f"{group.compressor}, which {group.names[0]!r} would use"
             feedbacks.check_pair(self.feedback, found, what)
-        feedback = self.feedback.fitted(codec.guarantee(lossy))
+        # Its settings are the same in all rounds, so the weakest one decides.
+        found = weakest([codec.guarantee(lossy) for codec in codecs])
+        feedback = self.feedback.fitted(found)
         self.uplink = replace(self.uplink, feedback=str(feedback))
         return feedback
 

@@ -12,6 +12,7 @@ from flwr.common import log
 
 from fl_lowrank.envelope import REQUEST_KEY, Request
 from fl_lowrank.rng import stream
+from fl_lowrank.scheduled import Scheduled
 
 from .directory import Directory
 from .ledger import Direction, Entry, Ledger, Purpose, array_bytes
@@ -20,9 +21,12 @@ from .turns import Book
 
 @dataclass(frozen=True)
 class Uplink:
-    """What clients are told about the way up, as texts."""
+    """What clients are told about the way up, as texts.
 
-    codec: str
+    Of a codec with schedules they are told what it is in the round.
+    """
+
+    codec: Scheduled
     feedback: str
     weight_key: str
     exact: tuple[str, ...]
@@ -71,7 +75,7 @@ class Conversation:
             draws=stream(self.seed, client, round_, ticket[1]).key,
             scale=scale,
             deadline=time.time() + self.timeout,
-            codec=uplink.codec,
+            codec=uplink.codec.at(round_),
             feedback=uplink.feedback,
             weight_key=uplink.weight_key,
             exact=uplink.exact,

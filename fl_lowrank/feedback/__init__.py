@@ -27,6 +27,7 @@ import re
 from dataclasses import fields
 
 from ..errors import SettingError
+from ..schedules import SCHEDULES
 from .base import Feedback, Tensors, check_pair
 from .ef21 import EF21, EF21SGDM
 from .error import EF, Plain
@@ -69,6 +70,12 @@ def named(text: str) -> Feedback:
     >>> str(named("ef21sgdm(momentum=0.1)"))
     'ef21sgdm(momentum=0.1)'
     """
+    if any(f"{name}(" in text for name in SCHEDULES):
+        msg = (
+            f"feedback: expected numbers in {text[:80]!r}, found a schedule; memories "
+            "at both ends are made for one setting, give the uplink a schedule instead"
+        )
+        raise SettingError(msg)
     match = _TEXT.fullmatch(text[:_MAX_LENGTH])
     if match is None or match[1] not in FEEDBACKS:
         msg = f"feedback: there is no {text[:40]!r}; there are {', '.join(FEEDBACKS)}"

@@ -22,7 +22,8 @@ from fl_lowrank.compressors import (
     TopK,
 )
 from fl_lowrank.errors import SettingError, SpecError
-from fl_lowrank.spec import MAX_DEPTH, MAX_LENGTH, Rule, parse, parse_rules
+from fl_lowrank.spec import Rule, parse, parse_rules
+from fl_lowrank.syntax import MAX_DEPTH, MAX_LENGTH
 from fl_lowrank.types import Compressor
 
 TEXTS: dict[str, Compressor] = {

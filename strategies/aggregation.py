@@ -16,13 +16,13 @@ from torch import Tensor
 
 from fl_lowrank.errors import CompressionError, WireError
 from fl_lowrank.model import Layout, ModelCodec, layout_of
-from fl_lowrank.summing import UpdateSum
 from fl_lowrank.updates import split_layout
 
 from . import replies as reading
 from .inner import metrics_of
 from .ledger import Ledger
 from .replies import Incoming
+from .sinks import Update, sink_for
 from .turns import Book, Staged
 
 #: Entries that are cast to float64 at a time.
@@ -38,11 +38,11 @@ class Accepted:
     incoming : Incoming
         The reply.
     update : dict
-        What was sent; empty where only its sum is asked for.
+        What it tells of the client's update; empty where only the sum is asked for.
     """
 
     incoming: Incoming
-    update: dict[str, Tensor]
+    update: Update
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Round:
                 _leave_out(ledger, self.number, client, error)
         usual = reading.same_metrics([r.message for r in read])
         lossy, exact = self._layouts
-        sums = UpdateSum(lossy, exact=book.feedback.has_share)
+        sink = sink_for(book, lossy, singly=singly)
         accepted: dict[str, Accepted] = {}
         begin = time.perf_counter()
         for incoming, ok in zip(read, usual, strict=True):
@@ -98,17 +98,15 @@ class Round:
             try:
                 if not ok:
                     raise WireError(reading.OTHER_METRICS)
-                update = ModelCodec.decode(reply.lossy, lossy) if singly else {}
-                parts = None if singly else sums.read(reply.lossy)
+                parts = sink.read(reply)
                 ModelCodec.decode(reply.exact, exact)
                 book.claim(client, reply)
+                update = sink.put(client, reply, parts)
             except CompressionError as error:
                 _leave_out(ledger, self.number, client, error)
                 continue
-            if parts is not None:
-                sums.put(client, parts)
             accepted[client] = Accepted(incoming, update)
-        arrived, failed = sums.close()
+        arrived, failed = sink.close()
         ledger.add_seconds(self.number, "decode", time.perf_counter() - begin)
         for client, failure in failed.items():
             _leave_out(ledger, self.number, client, failure)

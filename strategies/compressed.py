@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from logging import INFO
+from logging import INFO, WARNING
 from math import prod
 from pathlib import Path
 
@@ -26,12 +26,12 @@ from . import inner as inners
 from . import replies as reading
 from . import sampling
 from .aggregation import Round
+from .books import MemoryMode, memory_folder, new_book
 from .conversation import Conversation, Uplink
 from .inner_state import InnerState
 from .ledger import Ledger, Purpose
 from .loop import EvaluateFn, Plan, Progress, run_rounds
 from .training import Training
-from .turns import Book
 
 #: Rounds in a row without a usable reply that end the training.
 MAX_EMPTY_ROUNDS = 3
@@ -82,6 +82,17 @@ class Compressed(Strategy):
         A file that is replaced after every round, from which ``start(resume=...)``
         goes on. Its size is that of the model, the inner strategy's arrays, and twice
         the model for feedbacks with a sum of memories.
+    memory : str
+        What the server keeps of feedbacks with a sum of memories: ``"sum"`` (default)
+        that alone, whatever the number of clients, or ``"per-node"`` also every
+        client's vectors, on disk. Then the mean is over those who answered, which suits
+        sampled clients better; a lost memory costs its client alone; and strategies
+        that look at single replies may be paired with such a feedback.
+    memory_dir : str or Path, optional
+        Where those files lie; beside the checkpoint, or a temporary folder.
+    evict_after : int, optional
+        A client that was not heard of for so many rounds is taken out of the sum. In
+        mode ``"sum"`` all memories start anew then.
 
     Raises
     ------
@@ -102,9 +113,15 @@ class Compressed(Strategy):
         seed: int = 0,
         node_timeout: float = 600.0,
         checkpoint: str | Path | None = None,
+        memory: MemoryMode = "sum",
+        memory_dir: str | Path | None = None,
+        evict_after: int | None = None,
     ) -> None:
         self.inner = inner
         self.feedback = feedbacks.named(feedback)
+        self.memory = memory
+        self.memory_dir = memory_folder(memory, memory_dir, checkpoint)
+        self.evict_after = evict_after
         self.scale_key = scale_key
         self.seed = seed
         self.node_timeout = node_timeout
@@ -115,7 +132,8 @@ class Compressed(Strategy):
             codec = parse_scheduled(uplink)
             for text in codec.texts:
                 inners.check_clipping(inner, self.feedback, ModelCodec(text))
-            inners.check(inner, self.feedback, linear=self.linear)
+            per_node = memory == "per-node"
+            inners.check(inner, self.feedback, linear=self.linear, per_node=per_node)
             key = inners.weight_key(inner)
             self.uplink = Uplink(codec, str(self.feedback), key, tuple(exact))
         self._talk: Conversation | None = None
@@ -186,9 +204,12 @@ class Compressed(Strategy):
         path = None if resume is None else Path(resume)
         inner = InnerState(self.inner) if path or self.checkpoint else None
         if path is None or inner is None:
-            training = Training(Book(feedback), Progress(initial_arrays))
+            book = new_book(feedback, self.memory_dir)
+            training = Training(book, Progress(initial_arrays))
         else:
-            training = Training.resumed(path, feedback, initial_arrays, inner)
+            training = Training.resumed(
+                path, feedback, initial_arrays, inner, self.memory_dir
+            )
         self._talk = Conversation(
             training.book, self.seed, timeout, dense_bytes, ledger=training.ledger
         )
@@ -206,6 +227,7 @@ class Compressed(Strategy):
         def save() -> None:
             if self.checkpoint and inner:
                 training.save(self.checkpoint, inner)
+            training.book.settled()
 
         save()  # no ticket may ever be given twice
         return run_rounds(self, plan, training.progress, save)
@@ -260,7 +282,10 @@ class Compressed(Strategy):
         if arrays is None:
             talk.book.roll_back()
         else:
-            talk.book.commit()
+            talk.book.commit(server_round)
+            if self.evict_after is not None and talk.book.feedback.has_share:
+                oldest = server_round - self.evict_after
+                self.evict(*talk.book.silent_since(oldest))
             arrays = reading.record_of(reading.tensors_of(arrays), self._initial)
         if asked:
             self._count_empty(bool(accepted), bool(valid), errors)
@@ -276,6 +301,20 @@ class Compressed(Strategy):
             return self.inner.aggregate_evaluate(server_round, replies)
         messages = reading.usable_metrics(valid, self.uplink.weight_key)
         return self.inner.aggregate_evaluate(server_round, messages + errors)
+
+    def evict(self, *clients: str) -> None:
+        """Take clients out of the memories, for instance after a poisoned reply.
+
+        To be called between two rounds. They begin anew when they answer again.
+
+        Parameters
+        ----------
+        *clients : str
+            Client keys, as in the ledger and the log.
+        """
+        for client in clients:
+            log(WARNING, "Compressed: the memory of %s is taken out", client)
+        self._started().book.evict(clients)
 
     def _fitted_feedback(self, initial_arrays: ArrayRecord) -> Feedback:
         """Hold the feedback against what will be sent, and complete its settings.

@@ -43,7 +43,9 @@ def is_linear(strategy: Strategy) -> bool:
     return type(strategy).aggregate_train in LINEAR
 
 
-def check(strategy: Strategy, feedback: Feedback, *, linear: bool) -> None:
+def check(
+    strategy: Strategy, feedback: Feedback, *, linear: bool, per_node: bool
+) -> None:
     """Refuse pairs that cannot work.
 
     Raises
@@ -53,14 +55,16 @@ def check(strategy: Strategy, feedback: Feedback, *, linear: bool) -> None:
         error feedback what was sent must enter the model, and the sum of EF21's
         memories does not tell what a single client would have sent.
     """
-    if not linear and feedback.has_memory:
-        name = type(strategy).__name__
-        msg = (
-            f"Compressed: {name} looks at single replies, which cannot be paired with "
-            f'feedback="{feedback}"; use feedback="plain", or linear=True if it '
-            "uses only their weighted mean"
-        )
-        raise SettingError(msg)
+    if linear or not feedback.has_memory or (feedback.has_share and per_node):
+        return
+    name = type(strategy).__name__
+    todo = 'memory="per-node"' if feedback.has_share else 'feedback="plain"'
+    msg = (
+        f"Compressed: {name} looks at single replies, which cannot be paired with "
+        f'feedback="{feedback}"; use {todo}, or linear=True if it uses only their '
+        "weighted mean"
+    )
+    raise SettingError(msg)
 
 
 def check_clipping(strategy: Strategy, feedback: Feedback, codec: ModelCodec) -> None:

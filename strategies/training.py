@@ -11,6 +11,7 @@ from fl_lowrank.errors import ProtocolError, SettingError, WireError
 from fl_lowrank.feedback import Feedback
 from fl_lowrank.files import write_atomically
 
+from .books import resumed_book
 from .inner_state import InnerState
 from .ledger import Ledger
 from .loop import Progress
@@ -55,7 +56,12 @@ class Training:
 
     @classmethod
     def resumed(
-        cls, path: Path, feedback: Feedback, arrays: ArrayRecord, inner: InnerState
+        cls,
+        path: Path,
+        feedback: Feedback,
+        arrays: ArrayRecord,
+        inner: InnerState,
+        folder: Path | None = None,
     ) -> Training:
         """Read a checkpoint and bring the inner strategy to where it was.
 
@@ -69,6 +75,8 @@ class Training:
             Names, shapes and dtypes that the model must have.
         inner : InnerState
             Of the inner strategy.
+        folder : Path, optional
+            Where the vectors of single clients lie.
 
         Raises
         ------
@@ -100,7 +108,7 @@ class Training:
             )
             raise SettingError(msg)
         inner.resume(state["inner"])
-        book = Book.resumed(feedback, state["book"])
+        book = resumed_book(feedback, folder, state["book"])
         return cls(book, progress, Ledger.resumed(state["ledger"]))
 
 

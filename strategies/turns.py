@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -30,10 +30,13 @@ class Member:
         Id of its last applied turn in this epoch; 0 for none.
     num_examples : float
         Weight with which its memory stands in the sum.
+    round : int
+        When that was.
     """
 
     applied: int = 0
     num_examples: float = 0.0
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Book:
     feedback: Feedback
     fid: bytes = field(default_factory=lambda: secrets.token_bytes(16))
     epoch: int = field(default_factory=lambda: secrets.randbits(64))
-    start: int = field(default_factory=lambda: int(time.time()))
+    start: int = field(default_factory=lambda: time.time_ns())
     members: dict[str, Member] = field(default_factory=dict)
     total: dict[str, Tensor] = field(default_factory=dict)
     num_resets: int = 0
@@ -87,23 +90,24 @@ class Book:
             "epoch": self.epoch,
             "start": self.start,
             "members": {
-                c: [m.applied, m.num_examples] for c, m in self.members.items()
+                c: [m.applied, m.num_examples, m.round] for c, m in self.members.items()
             },
             "total": self.total,
             "num_resets": self.num_resets,
         }
 
     @classmethod
-    def resumed(cls, feedback: Feedback, plain: Mapping[str, Any]) -> Book:
+    def resumed(cls, feedback: Feedback, plain: Mapping[str, Any], **more: Any) -> Self:
         """Go on with what `plain` gave; all tickets are newer than before."""
         return cls(
             feedback,
             bytes.fromhex(plain["fid"]),
             plain["epoch"],
-            max(plain["start"] + 1, int(time.time())),
+            max(plain["start"] + 1, time.time_ns()),
             {c: Member(*fields) for c, fields in plain["members"].items()},
             plain["total"],
             plain["num_resets"],
+            **more,
         )
 
     def open(self, client: str) -> tuple[Ticket, int]:
@@ -164,23 +168,28 @@ class Book:
         changed = {s.client: s.num_examples for s in self._staged}
         weights = {c: m.num_examples for c, m in self.members.items() if m.applied}
         members = sum((weights | changed).values())
-        total = {name: self.total[name]} if name in self.total else {}
+        total = self._total_of(name)
         arrived = {name: self._arrived[name]}
         weight = sum(changed.values())
         return self.feedback.estimate(total, arrived, weight, members)[name]
 
-    def commit(self) -> None:
+    def _total_of(self, name: str) -> dict[str, Tensor]:
+        return {name: self.total[name]} if name in self.total else {}
+
+    def commit(self, round_: int) -> None:
         """Apply the staged turns."""
-        if self.feedback.has_share:
-            for name, share in self.feedback.share(self._arrived).items():
-                if name in self.total:
-                    self.total[name] += share
-                else:
-                    self.total[name] = share
+        for name, share in self._share().items():
+            if name in self.total:
+                self.total[name] += share
+            else:
+                self.total[name] = share
         if self.feedback.has_memory:
             for s in self._staged:
-                self.members[s.client] = Member(s.turn, s.num_examples)
+                self.members[s.client] = Member(s.turn, s.num_examples, round_)
         self._end_round()
+
+    def _share(self) -> dict[str, Tensor]:
+        return self.feedback.share(self._arrived) if self.feedback.has_share else {}
 
     def roll_back(self) -> None:
         """Apply none of the staged turns; the clients will take them back."""
@@ -192,6 +201,22 @@ class Book:
         self._open.clear()
         if self._reset:
             self.reset()
+
+    def evict(self, clients: Iterable[str]) -> None:
+        """Take clients' memories out of the sum, between rounds.
+
+        One client's part of the sum is not known here, so all memories start anew.
+        """
+        known = [c for c in clients if self.members.pop(c, None) is not None]
+        if known and self.feedback.has_share:
+            self.reset()
+
+    def silent_since(self, round_: int) -> list[str]:
+        """Give the members whose last applied turn is older than a round."""
+        return [c for c, m in self.members.items() if m.round < round_]
+
+    def settled(self) -> None:
+        """Forget what only an older checkpoint needs."""
 
     def reset(self) -> None:
         """Let all memories start anew: a new epoch."""

@@ -29,6 +29,9 @@ class Feedback(ABC):
     has_share: ClassVar[bool] = False
     #: True if there is anything to remember.
     has_memory: ClassVar[bool] = True
+    #: True if the mean is to be taken over all members' vectors even where those of the
+    #: senders are known by themselves.
+    over_members: ClassVar[bool] = False
     #: What is remembered of each tensor; "" is the vector that ``share`` moves.
     slots: ClassVar[tuple[str, ...]] = ("",)
 
@@ -63,6 +66,10 @@ class Feedback(ABC):
         """Give what the receiver adds to its sum; nothing unless `has_share`."""
         del sent
         return {}
+
+    def moved(self, shared: Tensors, sent: Tensors) -> dict[str, Tensor]:
+        """Give a sender's vector after a message, bit for bit as the sender has it."""
+        return {k: shared[k] + v.to(shared[k]) for k, v in self.share(sent).items()}
 
     def estimate(
         self, total: Tensors, arrived: Tensors, weight: float, members: float

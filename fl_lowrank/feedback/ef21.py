@@ -42,7 +42,7 @@ class EF21(Tracking):
         """Move the memory as the receiver did."""
         if not applied:
             return dict(memory)
-        return dict(memory) | {k: memory[k] + c.to(memory[k]) for k, c in sent.items()}
+        return dict(memory) | self.moved(memory, sent)
 
     def refusal(self, guarantee: Guarantee) -> str | None:
         """Refuse unbiased compressors with a variance of 1 or more."""

@@ -55,6 +55,7 @@ class Diana(Feedback):
 
     name: ClassVar[str] = "diana"
     has_share: ClassVar[bool] = True
+    over_members: ClassVar[bool] = True
 
     rate: float | None = None
 
@@ -80,8 +81,7 @@ class Diana(Feedback):
         """Move the shift as the receiver did."""
         if not applied:
             return dict(memory)
-        moves = self.share(sent)
-        return {k: m + moves[k].to(m) for k, m in memory.items()}
+        return self.moved(memory, sent)
 
     def share(self, sent: Tensors) -> dict[str, Tensor]:
         """Give the move of the shift."""
@@ -155,7 +155,7 @@ class Dasha(Tracking):
         """Move the estimate as the receiver did, and note what it was told."""
         if not applied:
             return dict(memory)
-        shared = {k: memory[k] + c.to(memory[k]) for k, c in sent.items()}
+        shared = self.moved(memory, sent)
         newest = slot(memory, "newest", sent)
         return joined({"": shared, "told": newest, "newest": newest})
 

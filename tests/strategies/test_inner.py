@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-from flwr.app import Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -28,13 +28,17 @@ from flwr.serverapp.strategy import (
     Strategy,
 )
 
-from clients import CompressionMod
+from clients import CompressionMod, storage
 from fl_lowrank.errors import ProtocolError, SettingError
+from simulations.loopback import LoopbackGrid
 from strategies import Compressed
 from tests.strategies.federation import (
+    LR,
+    NUM_NODES,
     changing,
     distance,
     initial_arrays,
+    num_examples,
     quadratic_app,
     train,
 )
@@ -120,12 +124,62 @@ def test_linear_strategies_go_with_every_memory(name: str, feedback: str) -> Non
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("feedback", ["ef", "ef21"])
-def test_other_strategies_are_refused_a_memory(name: str, feedback: str) -> None:
-    with pytest.raises(SettingError, match=r'looks at single replies.*"plain"'):
+@pytest.mark.parametrize(
+    ("feedback", "todo"), [("ef", '"plain"'), ("ef21", 'memory="per-node"')]
+)
+def test_other_strategies_are_refused_a_memory(
+    name: str, feedback: str, todo: str
+) -> None:
+    with pytest.raises(SettingError, match=f"looks at single replies.*use .*{todo}"):
         Compressed(OTHERS[name](), "identity()", feedback)
     # Without compression there is nothing to refuse.
     Compressed(OTHERS[name](), None, feedback)
+
+
+def test_error_feedback_is_refused_whatever_the_server_knows() -> None:
+    """What was sent must enter the model, and Krum drops most of it."""
+    with pytest.raises(SettingError, match='use feedback="plain"'):
+        Compressed(Krum(1), "identity()", "ef", memory="per-node")
+
+
+@pytest.mark.parametrize("name", [*LINEAR, *OTHERS])
+def test_per_node_memories_go_with_every_strategy(name: str) -> None:
+    make = (LINEAR | OTHERS)[name]
+    plain = train(make(), num_rounds=3)
+    exact = Compressed(make(), "identity()", "ef21", memory="per-node")
+    assert distance(plain.arrays, train(exact, num_rounds=3).arrays) < 2e-6
+
+
+class Recording(FedAvg):
+    """Looks at single replies: keeps what it sent and was given in the last round."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, *args: object
+    ) -> Iterable[Message]:
+        self.sent = arrays["w"].numpy()
+        return super().configure_train(server_round, arrays, *args)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        replies = list(replies)
+        self.given = [r.content["arrays"]["w"].numpy() for r in replies]
+        return super().aggregate_train(server_round, replies)
+
+
+def test_each_decoded_reply_is_what_its_client_remembers() -> None:
+    inner = Recording()
+    strategy = Compressed(inner, "*: topk(fraction=0.3)", "ef21", memory="per-node")
+    grid = LoopbackGrid(quadratic_app(), NUM_NODES)
+    train(strategy, grid=grid, num_rounds=5)
+    assert len(inner.given) == NUM_NODES
+    for partition, given in enumerate(inner.given):
+        # The evaluation at the end has settled the memory.
+        memory = storage.load(grid.contexts[grid.node_ids[partition]])
+        update = (given - inner.sent) * num_examples(partition) / LR
+        found = memory.tensors["w"].numpy()
+        np.testing.assert_allclose(update, found, rtol=1e-4, atol=1e-3)
+        assert np.linalg.norm(found) > 1.0
 
 
 def test_a_user_may_say_that_a_strategy_is_linear() -> None:

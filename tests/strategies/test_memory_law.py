@@ -97,6 +97,28 @@ def test_memories_agree_in_bad_weather(feedback: str, name: str) -> None:
         assert stage.book.num_resets == 0
 
 
+@pytest.mark.parametrize("feedback", ["ef21", "diana(rate=0.25)"])
+def test_memories_of_single_nodes_agree_in_bad_weather(feedback: str) -> None:
+    """A lost memory costs its client alone: no epoch ever ends."""
+    scene = Scene(
+        feedback,
+        UNBIASED["all nodes"] if "diana" in feedback else "topk(fraction=0.2)",
+        faults=bad_weather(3),
+        damage=0.03,
+        refuse_every=11,
+        num_rounds=50,
+        fraction_train=0.6,
+        memory="per-node",
+        seed=3,
+    )
+    stage = play(scene)
+    happened = stage.oracle.events
+    for event in ["refused", "rolled back", "applied, but not saved", "gave up, lost"]:
+        assert happened[event] > 0, event
+    assert happened["applied"] > 50
+    assert stage.book.num_resets == 0
+
+
 @pytest.mark.parametrize("feedback", ["ef", "ef21"])
 def test_memories_agree_after_restarts_from_older_checkpoints(feedback: str) -> None:
     scene = Scene(

@@ -58,6 +58,8 @@ class Oracle:
         The grid's, by node id; looked up, never changed.
     node_ids : dict
         By client key.
+    per_node : bool
+        The server knows every client's vector.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class Oracle:
         size: int,
         contexts: dict[int, Context],
         node_ids: dict[str, int],
+        *,
+        per_node: bool = False,
     ) -> None:
+        self.per_node = per_node
         self.has_share = feedback.has_share
         #: DIANA moves the shared vector by a part of what is sent, and estimates.
         self.rate = getattr(feedback, "rate", 1.0) if feedback.name == "diana" else None
@@ -199,6 +204,10 @@ class Oracle:
         wanted = [(t.client, t.number, t.num_examples) for t in self.claimed]
         if found != wanted:
             self.verdict.breach("accept", f"committed {found}, claimed {wanted}")
+        for turn in self.claimed:
+            if self.per_node and turn.base == 0:
+                self.shares.pop(turn.client, None)  # it joins anew
+                self.last_applied.pop(turn.client, None)
         before = sum(self.shares.values(), self.zero)
         for turn in self.claimed:
             self._apply(turn)
@@ -214,6 +223,9 @@ class Oracle:
         members = sum(self.num_examples.values())
         if self.rate is not None:
             return before / members + mean_sent
+        if self.per_node:
+            moved = (self.shares[t.client] for t in self.claimed)
+            return sum(moved, self.zero) / arrived
         mean = sum(self.shares.values(), self.zero) / members
         return mean * (arrived / members)  # all members, damped by who took part
 

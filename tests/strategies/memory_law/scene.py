@@ -21,9 +21,8 @@ from flwr.app import (
 )
 from flwr.serverapp.strategy import FedAdam, FedAvg
 
-import strategies.compressed
+import strategies.books
 import strategies.directory
-import strategies.training
 from clients import storage
 from clients.turns import Memory
 from fl_lowrank import feedback as feedbacks
@@ -33,6 +32,8 @@ from fl_lowrank.envelope import (
 )
 from simulations.loopback import Faults, LoopbackGrid, RandomFaults
 from strategies import Compressed
+from strategies.books import MemoryMode
+from strategies.node_book import NodeBook
 from strategies.turns import Book
 
 from .actors import LOSSY, MODEL, SIZE, Clients
@@ -76,6 +77,7 @@ class Scene:
     #: Every so many rounds the inner strategy gives no arrays; 0 for never.
     refuse_every: int = 0
     vary: bool = True
+    memory: MemoryMode = "sum"
     #: The server is killed at the end of these rounds and restarted from a checkpoint
     #: that is so many rounds older.
     restarts: Mapping[int, int] = field(default_factory=dict)
@@ -86,8 +88,8 @@ class ServerKilled(Exception):
     """Ends a training from within."""
 
 
-class WatchedBook(Book):
-    """The server's book, told on to the oracle."""
+class Watched(Book):
+    """Mixed into a book: what happens is told on to the oracle."""
 
     oracle: Oracle
 
@@ -100,9 +102,9 @@ class WatchedBook(Book):
         super().claim(client, reply)
         self.oracle.claim(client, reply)
 
-    def commit(self) -> None:
+    def commit(self, round_: int) -> None:
         self.oracle.commit(self.staged)
-        super().commit()
+        super().commit(round_)
 
     def roll_back(self) -> None:
         self.oracle.roll_back()
@@ -144,7 +146,9 @@ def set_up(scene: Scene) -> Stage:
 def make_oracle(scene: Scene, grid: LoopbackGrid) -> Oracle:
     """Make an oracle for a training about to start."""
     keys = {f"partition-{i}": node for i, node in enumerate(grid.node_ids)}
-    return Oracle(feedbacks.named(scene.feedback), SIZE, grid.contexts, keys)
+    feedback = feedbacks.named(scene.feedback)
+    per_node = scene.memory == "per-node" and feedback.has_share
+    return Oracle(feedback, SIZE, grid.contexts, keys, per_node=per_node)
 
 
 def bad_weather(seed: int, **changes: float) -> RandomFaults:
@@ -219,6 +223,7 @@ def play(
                 linear=True,
                 seed=scene.seed,
                 checkpoint=path if scene.restarts else None,
+                memory=scene.memory,
             )
             try:
                 strategy.start(
@@ -252,16 +257,19 @@ def play(
 def watched(stage: Stage) -> Iterator[None]:
     """Let `Compressed` make watched books."""
 
-    class ThisBook(WatchedBook):
+    class ThisBook(Watched):
         oracle = stage.oracle
 
-        def __init__(self, *fields: Any) -> None:
-            super().__init__(*fields)
+        def __init__(self, *fields: Any, **more: Any) -> None:
+            super().__init__(*fields, **more)
             stage.books.append(self)
 
+    class ThisNodeBook(ThisBook, NodeBook):
+        pass
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategies.compressed, "Book", ThisBook)
-        patch.setattr(strategies.training, "Book", ThisBook)
+        patch.setattr(strategies.books, "Book", ThisBook)
+        patch.setattr(strategies.books, "NodeBook", ThisNodeBook)
         # No time passes on the loopback grid, so ask silent nodes again at once.
         patch.setattr(strategies.directory, "RETRY_SECONDS", -1.0)
         yield

@@ -1,0 +1,103 @@
+"""Where decoded replies go: into one sum, to single replies, or to the nodes' vectors.
+
+A reply is first read, which finds all that is wrong with it, then claimed, then put.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from fl_lowrank.envelope import Reply
+from fl_lowrank.errors import WireError
+from fl_lowrank.model import Layout, ModelCodec
+from fl_lowrank.summing import UpdateSum
+
+from .node_book import NodeBook
+from .turns import Book
+
+Update = Mapping[str, Tensor]
+
+
+class Sink(ABC):
+    """Takes the compressed updates of a round."""
+
+    @abstractmethod
+    def read(self, reply: Reply) -> Any:
+        """Decode; `WireError` if the bytes are not one update of the model."""
+
+    @abstractmethod
+    def put(self, client: str, reply: Reply, parts: Any) -> Update:
+        """Take what was read; gives the update if single ones are asked for."""
+
+    def close(self) -> tuple[dict[str, Tensor], Mapping[str, WireError]]:
+        """Give the sum, if there is one, and who could not be added after all."""
+        return {}, {}
+
+
+@dataclass
+class Summing(Sink):
+    """For strategies that need the sum alone: no dense update is made for each."""
+
+    sums: UpdateSum
+
+    def read(self, reply: Reply) -> Any:
+        """See `Sink`."""
+        return self.sums.read(reply.lossy)
+
+    def put(self, client: str, reply: Reply, parts: Any) -> Update:
+        """See `Sink`."""
+        del reply
+        self.sums.put(client, parts)
+        return {}
+
+    def close(self) -> tuple[dict[str, Tensor], Mapping[str, WireError]]:
+        """See `Sink`."""
+        return self.sums.close()
+
+
+@dataclass
+class Singly(Sink):
+    """For strategies that look at every reply."""
+
+    layout: Layout
+
+    def read(self, reply: Reply) -> Any:
+        """See `Sink`."""
+        return ModelCodec.decode(reply.lossy, self.layout)
+
+    def put(self, client: str, reply: Reply, parts: Any) -> Update:
+        """See `Sink`."""
+        del client, reply
+        return dict(parts)
+
+
+@dataclass
+class Tracking(Sink):
+    """For memories that the server keeps of every client."""
+
+    layout: Layout
+    book: NodeBook
+    singly: bool = field(kw_only=True)
+
+    def read(self, reply: Reply) -> Any:
+        """See `Sink`."""
+        return ModelCodec.decode(reply.lossy, self.layout)
+
+    def put(self, client: str, reply: Reply, parts: Any) -> Update:
+        """See `Sink`."""
+        own = self.book.track(client, reply.turn, parts)
+        return own if self.singly else {}
+
+
+def sink_for(book: Book, layout: Layout, *, singly: bool) -> Sink:
+    """Choose by the book's mode and by what the inner strategy needs."""
+    if isinstance(book, NodeBook):
+        return Tracking(layout, book, singly=singly)
+    if singly:
+        return Singly(layout)
+    return Summing(UpdateSum(layout, exact=book.feedback.has_share))

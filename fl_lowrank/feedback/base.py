@@ -31,6 +31,8 @@ class Feedback(ABC):
     has_memory: ClassVar[bool] = True
     #: What is remembered of each tensor; "" is the vector that ``share`` moves.
     slots: ClassVar[tuple[str, ...]] = ("",)
+    #: Settings that are words; all others are numbers.
+    words: ClassVar[tuple[str, ...]] = ()
 
     def init(self, like: Tensors) -> dict[str, Tensor]:
         """Zero memory for updates of these shapes."""

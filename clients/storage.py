@@ -150,7 +150,7 @@ def _read(
             flat = torch.empty(0, dtype=dtype)
         try:
             out[name] = flat.reshape(shape)
-        except (RuntimeError, OverflowError) as error:
+        except (RuntimeError, TypeError) as error:
             msg = f"memory: no tensor {name!r} has the shape {shape}"
             raise WireError(msg) from error
         pos += heads.room(heads.size_of(entry))

@@ -42,6 +42,11 @@ class Home(ABC):
 
         What it tells may be outdated by the time it is used: it saves a client from
         training in vain, and nothing more.
+
+        Raises
+        ------
+        SettingError
+            As for `open`.
         """
 
     @abstractmethod

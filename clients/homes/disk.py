@@ -33,8 +33,10 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path, *, durable: bool) -> None:
-    """Make a folder that is its owner's alone, and those above it."""
+    """Make a folder that is its owner's alone, and those above it, to write in."""
     if path.is_dir():
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "Cannot write", str(path))
         return
     make_folder(path.parent, durable=durable)
     with suppress(FileExistsError):

@@ -81,8 +81,11 @@ class FileHome(Home):
         return folder / f"{fid.hex()}{MEMORY}"
 
     def peek(self, context: Context, fid: bytes) -> Memory | None:
-        """Read the heads alone, without the lock."""
-        slot = FileSlot(self.path(context, fid), client_key(context), fid, self.durable)
+        """Read the heads alone, without the lock; `SettingError` as for `open`."""
+        path = self.path(context, fid)
+        with disk.explained(self.folder):
+            disk.make_folder(path.parent, durable=self.durable)
+        slot = FileSlot(path, client_key(context), fid, self.durable)
         with suppress(WireError, OSError):
             head, _ = slot.read(with_body=False)
             return head.state

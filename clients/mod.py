@@ -37,6 +37,7 @@ from fl_lowrank.envelope import (
 from fl_lowrank.errors import CompressionError, InputError, ProtocolError
 from fl_lowrank.model import Layout, ModelCodec, layout_of
 from fl_lowrank.rng import Rng
+from fl_lowrank.types import all_finite
 from fl_lowrank.updates import MAX_NUM_EXAMPLES, split_layout, weighted_update
 
 from . import turns
@@ -238,7 +239,7 @@ def _check_same_model(
 
 def _check_finite(update: Mapping[str, Tensor]) -> None:
     for name, value in update.items():
-        if not bool(torch.isfinite(value).all()):
+        if not all_finite(value):
             msg = (
                 f"the update of {name!r} holds NaN or infinite numbers; training has "
                 "probably diverged, lower the learning rate"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .homes import ContextHome, FileHome
 from .mod import CompressionMod
 
-__all__ = ["CompressionMod"]
+__all__ = ["CompressionMod", "ContextHome", "FileHome"]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from logging import WARNING
+from typing import Literal
 
 import torch
 from flwr.app import (
@@ -34,11 +35,13 @@ from fl_lowrank.envelope import (
     Request,
 )
 from fl_lowrank.errors import CompressionError, InputError, ProtocolError
-from fl_lowrank.model import ModelCodec, layout_of
+from fl_lowrank.model import Layout, ModelCodec, layout_of
 from fl_lowrank.rng import Rng
+from fl_lowrank.types import all_finite
 from fl_lowrank.updates import MAX_NUM_EXAMPLES, split_layout, weighted_update
 
-from . import storage, turns
+from . import turns
+from .homes import Home, choose, client_key
 from .importance import GradientFn, Weighing
 
 _EXACT = ModelCodec("*: identity()")
@@ -55,9 +58,8 @@ class CompressionMod:
     It holds no settings: compressor, feedback and the numbers of the round come with
     every message. It computes ``reply - received``, adds what the feedback remembers,
     and sends the bytes as one Array of type ``fl-lowrank/1`` in the reply's own
-    ArrayRecord. The memory lives in ``context.state`` under the key ``fl-lowrank``,
-    and is saved before the reply leaves. Messages of a server without ``Compressed``
-    pass untouched.
+    ArrayRecord. The memory is saved before the reply leaves. Messages of a server
+    without ``Compressed`` pass untouched.
 
     A request that cannot be served (older than one already seen, unknown compressor,
     an update that is not finite, arrays of other names or shapes than received) is
@@ -72,10 +74,18 @@ class CompressionMod:
         message is the request that is answered. It must use the same samples whenever
         it is called with one message. How often it was called is in the reply's
         metrics, under ``extra-gradients``.
+    memory : Home or "auto"
+        Where memories live: ``FileHome(folder)`` or ``ContextHome()``, whatever the
+        node's config and environment say; left out, they decide (`clients.homes`).
     """
 
-    def __init__(self, gradient: GradientFn | None = None) -> None:
+    def __init__(
+        self,
+        gradient: GradientFn | None = None,
+        memory: Home | Literal["auto"] = "auto",
+    ) -> None:
         self.gradient = gradient
+        self.memory = memory
 
     def __call__(
         self, message: Message, context: Context, call_next: ClientAppCallable
@@ -88,18 +98,78 @@ class CompressionMod:
             request = Request.unpack(data)
             if request.purpose == HELLO:
                 return _introduce(message, context)
-            return _serve(message, context, call_next, request, self.gradient)
+            return self._serve(message, context, call_next, request)
         except CompressionError as error:
             log(WARNING, "CompressionMod: %s", error)
             reason = f"CompressionMod: {error}"
             code = ErrorCode.MOD_FAILED_PRECONDITION
             return Message(Error(code, reason), reply_to=message)
 
+    def _serve(
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        request: Request,
+    ) -> Message:
+        """Settle the memory and evaluate; or train, then settle and compress.
 
-def client_key(context: Context) -> str:
-    """Name of this client that stays the same from run to run."""
-    partition = context.node_config.get("partition-id")
-    return f"node-{context.node_id}" if partition is None else f"partition-{partition}"
+        Training does not hold the memory: two requests of one node may train at once,
+        after a timeout. The first that ends takes its turn, and the other one too if
+        it is newer.
+        """
+        turns.check_deadline(request)
+        feedback = feedbacks.named(request.feedback)
+        received = _tensors(_only_arrays(message, "the request"))
+        lossy, exact = split_layout(layout_of(received), request.exact)
+        home = self.memory
+        if home == "auto":
+            home = choose(context, request.fid, _num_bytes(lossy))
+        if request.purpose == EVALUATE:
+            with home.open(context, request.fid) as slot:
+                memory = turns.admit(slot.memory, request)
+                slot.save(turns.settle(memory, request, feedback, lossy))
+            return call_next(message, context)
+        # What is wrong already fails before an hour of training.
+        turns.admit(home.peek(context, request.fid), request)
+        codec = ModelCodec(request.codec)
+        weighing = Weighing(codec.importance(lossy), self.gradient, message, context)
+        reply = call_next(message, context)
+        if reply.has_error():
+            return reply
+        trained = _tensors(_only_arrays(reply, "the reply"))
+        _check_same_model(received, trained)
+        begin = time.perf_counter()
+        factor = _num_examples(reply, request.weight_key) / request.scale
+        update = weighted_update(received, trained, lossy, factor)
+        _check_finite(update)
+        model = trained | {name: received[name] for name in lossy}
+        renew = partial(weighing.renew, model, factor)
+        buffers, _ = _EXACT.encode({name: trained[name] for name in exact}, {}, Rng(0))
+        with home.open(context, request.fid) as slot:
+            memory = turns.admit(slot.memory, request)
+            memory = turns.settle(memory, request, feedback, lossy)
+            memory, turn, payload = turns.take_turn(
+                memory, update, feedback, codec, Rng(request.draws), renew
+            )
+            seconds = time.perf_counter() - begin
+            slot.save(memory)
+        answer = Reply(
+            fid=request.fid,
+            epoch=request.epoch,
+            ticket=request.ticket,
+            base=memory.base,
+            turn=turn,
+            encode_seconds=seconds,
+            error_dropped=memory.gave_up,
+            lossy=payload,
+            exact=buffers,
+        )
+        _replace_arrays(reply, answer.pack())
+        if weighing.needs:
+            (metrics,) = reply.content.metric_records.values()
+            metrics[GRADIENTS_KEY] = weighing.num_gradients
+        return reply
 
 
 def _introduce(message: Message, context: Context) -> Message:
@@ -108,58 +178,6 @@ def _introduce(message: Message, context: Context) -> Message:
         {"client-key": client_key(context), "version": fl_lowrank.__version__}
     )
     return Message(RecordDict({REQUEST_KEY: about}), reply_to=message)
-
-
-def _serve(
-    message: Message,
-    context: Context,
-    call_next: ClientAppCallable,
-    request: Request,
-    gradient: GradientFn | None,
-) -> Message:
-    """Settle the memory; then train and compress, or evaluate."""
-    feedback = feedbacks.named(request.feedback)
-    memory = turns.admit(storage.load(context), request)
-    received = _tensors(_only_arrays(message, "the request"))
-    lossy, exact = split_layout(layout_of(received), request.exact)
-    memory = turns.settle(memory, request, feedback, lossy)
-    if request.purpose == EVALUATE:
-        storage.save(context, memory)
-        return call_next(message, context)
-    codec = ModelCodec(request.codec)  # a bad text fails before an hour of training
-    weighing = Weighing(codec.importance(lossy), gradient, message, context)
-    reply = call_next(message, context)
-    if reply.has_error():
-        return reply
-    trained = _tensors(_only_arrays(reply, "the reply"))
-    _check_same_model(received, trained)
-    begin = time.perf_counter()
-    factor = _num_examples(reply, request.weight_key) / request.scale
-    update = weighted_update(received, trained, lossy, factor)
-    _check_finite(update)
-    model = trained | {name: received[name] for name in lossy}
-    renew = partial(weighing.renew, model, factor)
-    memory, turn, payload = turns.take_turn(
-        memory, update, feedback, codec, Rng(request.draws), renew
-    )
-    buffers, _ = _EXACT.encode({name: trained[name] for name in exact}, {}, Rng(0))
-    answer = Reply(
-        fid=request.fid,
-        epoch=request.epoch,
-        ticket=request.ticket,
-        base=memory.base,
-        turn=turn,
-        encode_seconds=time.perf_counter() - begin,
-        error_dropped=memory.gave_up,
-        lossy=payload,
-        exact=buffers,
-    )
-    storage.save(context, memory)
-    _replace_arrays(reply, answer.pack())
-    if weighing.needs:
-        (metrics,) = reply.content.metric_records.values()
-        metrics[GRADIENTS_KEY] = weighing.num_gradients
-    return reply
 
 
 def _take_request(message: Message) -> bytes | None:
@@ -185,15 +203,19 @@ def _only_arrays(message: Message, what: str) -> ArrayRecord:
 
 
 def _tensors(record: ArrayRecord) -> dict[str, Tensor]:
-    """Copy the arrays to tensors."""
+    """Read the arrays; each read makes new ones, so these are nobody else's."""
     out = {}
     for name, array in record.items():
         try:
-            out[name] = torch.from_numpy(array.numpy().copy())
+            out[name] = torch.from_numpy(array.numpy()).contiguous()
         except TypeError as error:
             msg = f"array {name!r} is not one that torch can hold: {error}"
             raise InputError(msg) from error
     return out
+
+
+def _num_bytes(layout: Layout) -> int:
+    return sum(t.numel * t.dtype.itemsize for t in layout.values())
 
 
 def _check_same_model(
@@ -217,7 +239,7 @@ def _check_same_model(
 
 def _check_finite(update: Mapping[str, Tensor]) -> None:
     for name, value in update.items():
-        if not bool(torch.isfinite(value).all()):
+        if not all_finite(value):
             msg = (
                 f"the update of {name!r} holds NaN or infinite numbers; training has "
                 "probably diverged, lower the learning rate"

@@ -1,27 +1,39 @@
-"""Where a client's memory lives between messages.
+"""A memory as bytes, and where Flower keeps it: in the Context.
 
-A memory is one byte string: a JSON head and the raw numbers. `load` and `save` keep
-it in Flower's ``Context.state``; a loss is noticed by the protocol and mended by a
-reset. A home on disk would read and write the same bytes.
+======  ==========================================================================
+bytes   what
+======  ==========================================================================
+8       ``FLM1`` and the length n of the head, little-endian
+n       head: JSON, with the state of the protocol and the sizes of all that follows
+4       CRC-32 of the above, little-endian
+...     body: tensors as they lie in the machine, each filled up to 8 bytes; payload
+4       CRC-32 of the body
+======  ==========================================================================
+
+A head without a body tells how the state has changed since: its ``ident`` is that of
+the memory to which it belongs. Reading allocates no more than there are bytes, and
+refuses by `WireError` whatever is cut, damaged or of another kind.
 """
 
 from __future__ import annotations
 
-import json
+import sys
+import zlib
+from dataclasses import replace
 from math import prod
 
 import torch
 from flwr.app import Array, ArrayRecord, Context
 from torch import Tensor
 
-from fl_lowrank.codecs import floats
 from fl_lowrank.errors import WireError
 
+from . import heads
+from .heads import Entry, Head
 from .turns import Memory
 
 STATE_KEY = "fl-lowrank"
 _STYPE = "fl-lowrank-memory/1"
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def load(context: Context) -> Memory | None:
@@ -32,6 +44,91 @@ def load(context: Context) -> Memory | None:
     WireError
         If there is something else under our key.
     """
+    data = _bytes_in(context)
+    return None if data is None else from_bytes(data, checked=False)
+
+
+def load_state(context: Context) -> Memory | None:
+    """Give what `load` gives, but without its tensors."""
+    data = _bytes_in(context)
+    if data is None:
+        return None
+    return heads.read_head(data[: heads.head_size(data[: heads.FRAME.size])]).state
+
+
+def save(context: Context, memory: Memory) -> None:
+    """Keep the memory in the context."""
+    data = b"".join(to_parts(memory, checked=False))
+    array = Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data)
+    context.state[STATE_KEY] = ArrayRecord({"memory": array})
+
+
+def to_bytes(memory: Memory) -> bytes:
+    """Write a memory; `from_bytes` reads it."""
+    return b"".join(to_parts(memory))
+
+
+def to_parts(
+    memory: Memory, *, owner: str = "", ident: str = "", checked: bool = True
+) -> list[bytes | memoryview]:
+    """Give the bytes of a memory in parts, those of its tensors without a copy.
+
+    Unless ``checked``, the body's checksum is left at 0: for bytes that no disk and no
+    network touches without a checksum of its own.
+
+    Raises
+    ------
+    InputError
+        If a tensor is of a dtype that memories do not have.
+    """
+    payload = b"" if memory.pending is None else memory.pending[1]
+    body: list[bytes | memoryview] = []
+    for tensor in (*memory.tensors.values(), *memory.codec.values()):
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        body += [raw.numpy().data, bytes(heads.room(raw.numel()) - raw.numel())]
+    body.append(payload)
+    sizes = {
+        "order": sys.byteorder,
+        "tensors": heads.describe(memory.tensors),
+        "codec": heads.describe(memory.codec),
+        "payload": len(payload),
+    }
+    head = heads.to_head(memory, owner=owner, ident=ident, sizes=sizes)
+    crc = 0
+    for part in body if checked else ():
+        crc = zlib.crc32(part, crc)
+    return [head, *body, heads.CRC.pack(crc)]
+
+
+def read_body(head: Head, body: bytearray, *, checked: bool = True) -> Memory:
+    """Read what follows a head; the tensors are views of ``body``."""
+    if len(body) != head.body_size:
+        msg = f"memory: the head announces {head.body_size} bytes, found {len(body)}"
+        raise WireError(msg)
+    if checked:
+        heads.check(body, "body")
+    tensors, pos = _read(head.tensors, body, 0)
+    codec, pos = _read(head.codec, body, pos)
+    pending = head.state.pending
+    if pending is not None:
+        pending = (pending[0], bytes(body[pos : -heads.CRC.size]))
+    return replace(head.state, pending=pending, tensors=tensors, codec=codec)
+
+
+def from_bytes(data: bytes, *, checked: bool = True) -> Memory:
+    """Read a memory that `to_bytes` wrote.
+
+    Raises
+    ------
+    WireError
+        If it is anything else.
+    """
+    size = heads.head_size(data[: heads.FRAME.size])
+    head = heads.read_head(data[:size])
+    return read_body(head, bytearray(memoryview(data)[size:]), checked=checked)
+
+
+def _bytes_in(context: Context) -> bytes | None:
     record = context.state.get(STATE_KEY)
     if record is None:
         return None
@@ -42,74 +139,24 @@ def load(context: Context) -> Memory | None:
             "use another key for your own state"
         )
         raise WireError(msg)
-    return from_bytes(array.data)
-
-
-def save(context: Context, memory: Memory) -> None:
-    """Keep the memory in the context."""
-    data = to_bytes(memory)
-    array = Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data)
-    context.state[STATE_KEY] = ArrayRecord({"memory": array})
-
-
-def to_bytes(memory: Memory) -> bytes:
-    """Write a memory; `from_bytes` reads it."""
-    turn, payload = memory.pending or (0, b"")
-    head = {
-        "fid": memory.fid.hex(),
-        "feedback": memory.feedback,
-        "epoch": memory.epoch,
-        "seen": memory.seen,
-        "base": memory.base,
-        "unsettled": memory.unsettled,
-        "gave_up": memory.gave_up,
-        "pending": [turn, len(payload)],
-        "tensors": _describe(memory.tensors),
-        "codec": _describe(memory.codec),
-    }
-    text = json.dumps(head).encode()
-    parts = [len(text).to_bytes(4, "little"), text, payload]
-    for tensors in (memory.tensors, memory.codec):
-        parts += [floats.encode_raw(t.reshape(-1)) for t in tensors.values()]
-    return b"".join(parts)
-
-
-def from_bytes(data: bytes) -> Memory:
-    """Read a memory that `to_bytes` wrote."""
-    start = 4 + int.from_bytes(data[:4], "little")
-    head = json.loads(data[4:start])
-    turn, length = head["pending"]
-    payload = data[start : start + length]
-    tensors, end = _read(head["tensors"], data, start + length)
-    codec, _ = _read(head["codec"], data, end)
-    return Memory(
-        fid=bytes.fromhex(head["fid"]),
-        feedback=head["feedback"],
-        epoch=head["epoch"],
-        seen=(head["seen"][0], head["seen"][1]),
-        base=head["base"],
-        unsettled=head["unsettled"],
-        gave_up=head["gave_up"],
-        pending=(turn, payload) if turn else None,
-        tensors=tensors,
-        codec=codec,
-    )
-
-
-def _describe(tensors: dict[str, Tensor]) -> list[tuple[str, str, list[int]]]:
-    return [
-        (name, str(t.dtype).removeprefix("torch."), list(t.shape))
-        for name, t in tensors.items()
-    ]
+    return array.data
 
 
 def _read(
-    described: list[tuple[str, str, list[int]]], data: bytes, pos: int
+    entries: list[Entry], body: bytearray, pos: int
 ) -> tuple[dict[str, Tensor], int]:
     out = {}
-    for name, dtype_name, shape in described:
-        dtype = _DTYPES[dtype_name]
-        end = pos + prod(shape) * dtype.itemsize
-        out[name] = floats.decode_raw(data[pos:end], dtype).reshape(shape)
-        pos = end
+    for entry in entries:
+        name, dtype, shape = entry
+        count = prod(shape)
+        if count:
+            flat = torch.frombuffer(body, dtype=dtype, count=count, offset=pos)
+        else:
+            flat = torch.empty(0, dtype=dtype)
+        try:
+            out[name] = flat.reshape(shape)
+        except (RuntimeError, TypeError) as error:
+            msg = f"memory: no tensor {name!r} has the shape {shape}"
+            raise WireError(msg) from error
+        pos += heads.room(heads.size_of(entry))
     return out, pos

@@ -69,13 +69,20 @@ def new_turn() -> int:
     return secrets.randbits(64) or 1
 
 
+def check_deadline(request: Request) -> None:
+    """Refuse, by `ProtocolError`, a request that nobody waits for any more."""
+    if time.time() > request.deadline:
+        msg = f"request {request.ticket} came after its deadline; check the clocks"
+        raise ProtocolError(msg)
+
+
 def admit(memory: Memory | None, request: Request) -> Memory:
     """Accept a request and forget what it makes void.
 
     Raises
     ------
     ProtocolError
-        If the request is old, repeated or past its deadline; nothing changes then.
+        If the request is old or repeated; nothing changes then.
     """
     if memory is None or memory.fid != request.fid:
         memory = Memory(request.fid, request.feedback, request.epoch)
@@ -84,9 +91,6 @@ def admit(memory: Memory | None, request: Request) -> Memory:
             f"request {request.ticket} is not newer than {memory.seen}; it was "
             "delayed or repeated on its way"
         )
-        raise ProtocolError(msg)
-    if time.time() > request.deadline:
-        msg = f"request {request.ticket} came after its deadline; check the clocks"
         raise ProtocolError(msg)
     if memory.feedback != request.feedback:
         memory = Memory(request.fid, request.feedback, request.epoch)

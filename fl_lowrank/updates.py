@@ -54,6 +54,6 @@ def weighted_update(
 ) -> dict[str, Tensor]:
     """Give ``factor * (after - before)`` for the compressed arrays."""
     return {
-        name: (after[name].to(t.dtype) - before[name].to(t.dtype)) * factor
+        name: (after[name].to(t.dtype) - before[name].to(t.dtype)).mul_(factor)
         for name, t in lossy.items()
     }

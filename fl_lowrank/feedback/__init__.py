@@ -15,6 +15,8 @@ diana     C(u - mem)                 mem + a c                  a c         S/N 
 dasha     C(u - h - a (mem - h))     mem + c, h = u             c           S / N
 ========  =========================  =========================  ==========  ==========
 
+``ef(precision=bfloat16)`` stores its error in two bytes an entry.
+
 ``c`` is what the other end decodes from the message of the last `Feedback.prepare`. It
 is settled when the sender learns whether that message was applied, never before; a
 lost message leaves mem and h as they were. ``share`` is what the receiver adds to its
@@ -54,7 +56,7 @@ __all__ = [
 
 _MAX_LENGTH = 200
 _TEXT = re.compile(r"\s*(\w+)\s*(?:\(([^()]*)\)\s*)?", re.ASCII)
-_SETTING = re.compile(r"\s*(\w+)\s*=\s*([0-9.eE+-]+)\s*", re.ASCII)
+_SETTING = re.compile(r"\s*(\w+)\s*=\s*([\w.+-]+)\s*", re.ASCII)
 
 
 def named(text: str) -> Feedback:
@@ -82,16 +84,17 @@ def named(text: str) -> Feedback:
         raise SettingError(msg)
     cls = FEEDBACKS[match[1]]
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]  # dataclasses
-    settings = {}
+    settings: dict[str, float | str] = {}
     for part in filter(str.strip, (match[2] or "").split(",")):
         found = _SETTING.fullmatch(part)
         if found is None or found[1] not in known or found[1] in settings:
             msg = (
                 f"feedback: {cls.name} does not take {part.strip()!r}; its settings: "
-                f"{', '.join(known) or 'none'}, each once, as name=number"
+                f"{', '.join(known) or 'none'}, each once, as name=value"
             )
             raise SettingError(msg)
-        settings[found[1]] = _number(cls.name, found[2])
+        is_word = found[1] in cls.words
+        settings[found[1]] = found[2] if is_word else _number(cls.name, found[2])
     return cls(**settings)
 
 

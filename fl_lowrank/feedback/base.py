@@ -34,6 +34,8 @@ class Feedback(ABC):
     over_members: ClassVar[bool] = False
     #: What is remembered of each tensor; "" is the vector that ``share`` moves.
     slots: ClassVar[tuple[str, ...]] = ("",)
+    #: Settings that are words; all others are numbers.
+    words: ClassVar[tuple[str, ...]] = ()
 
     def init(self, like: Tensors) -> dict[str, Tensor]:
         """Zero memory for updates of these shapes."""

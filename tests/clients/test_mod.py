@@ -75,6 +75,7 @@ class Client:
     def __init__(self, partition: int | None = 3) -> None:
         config = {} if partition is None else {"partition-id": partition}
         self.context = Context(RUN, NODE, config, RecordDict(), {})
+        self.mod = CompressionMod()
         self.saw: list[list[str]] = []
 
     def app(self, message: Message, context: Context) -> Message:
@@ -86,7 +87,7 @@ class Client:
 
     def answer(self, asked: Message) -> Message:
         with acting_as_client(RUN, NODE):
-            return CompressionMod()(asked, self.context, self.app)
+            return self.mod(asked, self.context, self.app)
 
     def serve(self, **changes: object) -> Message:
         return self.answer(message(request(**changes).pack()))

@@ -236,7 +236,12 @@ def test_text_rebuilds_it(feedback: Feedback) -> None:
     ("text", "reason"),
     [
         ("ef22", r"no 'ef22'; there are plain, ef, ef21, ef21sgdm, diana, dasha"),
-        ("ef(rate=1)", r"ef does not take 'rate=1'; its settings: none"),
+        ("ef(rate=1)", r"ef does not take 'rate=1'; its settings: precision"),
+        ("plain(rate=1)", r"plain does not take 'rate=1'; its settings: none"),
+        ("ef(precision=int8)", "float16, bfloat16, float32, found 'int8'"),
+        ("ef21(precision=bfloat16)", "ef21 does not take 'precision=bfloat16'"),
+        ("diana(precision=float16)", "diana does not take 'precision=float16'"),
+        ("dasha(precision=float16)", "dasha does not take 'precision=float16'"),
         ("diana(rate=0)", r"expected rate in \(0, 1\], found 0.0"),
         ("diana(rate=1, rate=1)", "each once"),
         ("dasha(rate=1-1)", "takes numbers, found '1-1'"),

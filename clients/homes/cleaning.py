@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fl_lowrank.errors import ProtocolError
+from fl_lowrank.files import TEMPORARY
 
 from . import disk
 
@@ -24,7 +25,7 @@ _MAX_REMOVED = 64
 def remove_unfinished(folder: Path) -> None:
     """Remove what a process has left that died while it wrote; needs the lock."""
     for path in _files(folder):
-        if path.suffix == disk.TEMPORARY:
+        if path.suffix == TEMPORARY:
             path.unlink(missing_ok=True)
 
 
@@ -54,7 +55,7 @@ def _remove_folder(folder: Path) -> None:
     """Remove the folder of a client that is not just being served."""
     with suppress(OSError, ProtocolError), disk.locked(folder / LOCK, patience=0.0):
         for path in _files(folder):
-            if path.suffix in (MEMORY, STATE, disk.TEMPORARY):
+            if path.suffix in (MEMORY, STATE, TEMPORARY):
                 path.unlink(missing_ok=True)
         (folder / LOCK).unlink()
         folder.rmdir()

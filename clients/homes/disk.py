@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks that die with their holder."""
+"""Folders and files of one owner, and locks that die with their holder."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import errno
 import fcntl
 import os
 import stat
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fl_lowrank.errors import ProtocolError, SettingError, WireError
+from fl_lowrank.files import sync_folder
 
-TEMPORARY = ".tmp"
-_BUFFER_BYTES = 1 << 16
 _POLL_SECONDS = 0.02
 
 
@@ -42,36 +40,7 @@ def make_folder(path: Path, *, durable: bool) -> None:
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     if durable:
-        _sync_folder(path.parent)
-
-
-def write(path: Path, parts: Iterable[bytes | memoryview], *, durable: bool) -> None:
-    """Replace a file; a crash at any time leaves the old one or the new one.
-
-    Parameters
-    ----------
-    path : Path
-        Readable and writable for its owner alone afterwards.
-    parts : iterable
-        What to write, in order.
-    durable : bool
-        Also survive a loss of power after this has returned.
-    """
-    fd, name = tempfile.mkstemp(TEMPORARY, "", path.parent)  # mode 0600
-    temporary = Path(name)
-    try:
-        with open(fd, "wb", buffering=_BUFFER_BYTES) as file:
-            file.writelines(parts)
-            file.flush()
-            if durable:
-                os.fsync(fd)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 @contextmanager
@@ -169,12 +138,3 @@ def _is_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

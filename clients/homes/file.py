@@ -17,6 +17,7 @@ from flwr.common import log
 from torch import Tensor
 
 from fl_lowrank.errors import SettingError, WireError
+from fl_lowrank.files import write_atomically
 
 from .. import heads, storage
 from ..turns import Memory
@@ -162,11 +163,11 @@ class FileSlot(Slot):
         with disk.explained(self._path.parent):
             if self.memory is not None and _same_body(self.memory, memory):
                 head = heads.to_head(memory, owner=self._owner, ident=self._ident)
-                disk.write(self._state_path, [head], durable=self._durable)
+                write_atomically(self._state_path, [head], durable=self._durable)
             else:
                 self._ident = secrets.token_hex(16)
                 parts = storage.to_parts(memory, owner=self._owner, ident=self._ident)
-                disk.write(self._path, parts, durable=self._durable)
+                write_atomically(self._path, parts, durable=self._durable)
                 self._state_path.unlink(missing_ok=True)  # void already: another ident
         self.memory = memory
 

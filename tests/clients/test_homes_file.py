@@ -18,6 +18,7 @@ import torch
 from clients import FileHome
 from clients.homes import disk
 from clients.turns import Memory
+from fl_lowrank import files as fll_files
 from fl_lowrank.errors import SettingError
 from tests.clients.memories import (
     FID,
@@ -170,10 +171,10 @@ class Killed(BaseException):
 
 
 MAKE, SYNC, REPLACE, UNLINK = (
-    (disk.tempfile, "mkstemp"),
-    (disk.os, "fsync"),
-    (disk.Path, "replace"),
-    (disk.Path, "unlink"),
+    (fll_files.tempfile, "mkstemp"),
+    (fll_files.os, "fsync"),
+    (fll_files.Path, "replace"),
+    (fll_files.Path, "unlink"),
 )
 #: What the killed process was about to do, which time, or had just done; and whether
 #: the new memory is found afterwards.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from .digits import DIGITS, DIGITS_COMPARE
 from .experiment import Experiment, Run
-from .fashion import FASHION
+from .fashion import FASHION, FASHION_METHODS
 
 EXPERIMENTS = {
     "digits": DIGITS,
     "digits-compare": DIGITS_COMPARE,
     "fashion": FASHION,
+    "fashion-methods": FASHION_METHODS,
 }
 
 __all__ = ["EXPERIMENTS", "Experiment", "Run"]

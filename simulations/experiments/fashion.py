@@ -20,24 +20,41 @@ _PARTICIPATIONS = {
     "sampled": {"fraction-train": 0.25, "num-rounds": 120},
 }
 
+_COMMON = {
+    "dataset": "fashion-mnist",
+    "model": "cnn",
+    "train-samples": 30000,
+    "alpha": 0.3,
+    "fraction-evaluate": 0.05,
+    "evaluate-every": 3,
+    "local-epochs": 1,
+    "batch-size": 32,
+    "lr": 0.05,
+    "precision": "bfloat16",
+}
+
 FASHION = Experiment(
     num_clients=40,
-    common={
-        "dataset": "fashion-mnist",
-        "model": "cnn",
-        "train-samples": 30000,
-        "alpha": 0.3,
-        "fraction-evaluate": 0.05,
-        "evaluate-every": 3,
-        "local-epochs": 1,
-        "batch-size": 32,
-        "lr": 0.05,
-        "precision": "bfloat16",
-    },
+    common=_COMMON,
     settings={
         f"{feedback}-{participation}": changes | share
         for participation, share in _PARTICIPATIONS.items()
         for feedback, changes in _FEEDBACKS.items()
     },
     seeds=(0, 1),
+)
+
+#: One of each family, with error feedback and all clients, on fewer images.
+FASHION_METHODS = Experiment(
+    num_clients=40,
+    common=_COMMON | {"train-samples": 12000, "num-rounds": 60, "feedback": "ef"},
+    settings={
+        "identity": {"uplink": "identity()"},
+        "importance": {"uplink": "md_weighted_greedy(fraction=0.05) >> natural()"},
+        "sparse-dithering": {"uplink": "sparse_dithering(nu=0.1)"},
+        "powersgd": {"uplink": "powersgd(rank=16) >> ecsq(nmse=0.01)"},
+        "eden": {"uplink": "eden_contractive(bits=1)"},
+        "budget": {"uplink": "budget(bytes=100000)"},
+        "sketch": {"uplink": "sketch(fraction=0.01, capacity=0.33)"},
+    },
 )

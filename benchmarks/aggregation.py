@@ -34,6 +34,7 @@ from fl_lowrank.summing import ReadUpdate, UpdateSum
 from simulations.loopback.transport import become_server
 from strategies import Ledger
 from strategies.aggregation import Round
+from strategies.norms import NormLimit
 from strategies.turns import Book
 
 from .speed import best_in_turns
@@ -148,7 +149,7 @@ def server_round(data: Sequence[bytes]) -> Callable[[], object]:
         packed = answer.pack()
         array = Array("uint8", (len(packed),), STYPE, packed)
         valid.append((str(i), message_of(i, ArrayRecord({"fl-lowrank": array}))))
-    round_ = Round(1, arrays, (), 1.0, "num-examples")
+    round_ = Round(1, arrays, (), 1.0, "num-examples", NormLimit(1000.0))
 
     def run() -> object:
         accepted = round_.collect(book, Ledger(), valid, singly=False)

@@ -34,6 +34,10 @@ class Addend(ABC):
         """Memory that it holds until it is added."""
 
     @abstractmethod
+    def squared_norm(self) -> float:
+        """Squared Euclidean norm of what is added; infinite if float64 overflows."""
+
+    @abstractmethod
     def scaled(self, factor: float) -> Addend:
         """Give the addend of a payload that decodes to ``factor`` times as much."""
 
@@ -64,6 +68,10 @@ class Dense(Addend):
     def num_bytes(self) -> int:
         """See `Addend`."""
         return self.values.nbytes
+
+    def squared_norm(self) -> float:
+        """See `Addend`."""
+        return _squared_norm(self.values)
 
     def scaled(self, factor: float) -> Dense:
         """See `Addend`."""
@@ -98,6 +106,10 @@ class Sparse(Addend):
         """See `Addend`."""
         return self.indices.nbytes + self.values.nbytes
 
+    def squared_norm(self) -> float:
+        """See `Addend`."""
+        return _squared_norm(self.values)
+
     def scaled(self, factor: float) -> Sparse:
         """See `Addend`."""
         return replace(self, values=self.values * factor)
@@ -131,6 +143,12 @@ class Factors(Addend):
         """See `Addend`."""
         return self.left.nbytes + self.right.nbytes
 
+    def squared_norm(self) -> float:
+        """See `Addend`."""
+        left, right = self.left.to(torch.float64), self.right.to(torch.float64)
+        # Rounding may make the sum a little negative.
+        return max(float(((left.T @ left) * (right.T @ right)).sum()), 0.0)
+
     def scaled(self, factor: float) -> Factors:
         """See `Addend`."""
         return replace(self, left=self.left * factor)
@@ -142,6 +160,10 @@ class Factors(Addend):
         right = torch.cat([part.right.to(out) for part, _ in parts], 1)
         (m, _), (n, _) = left.shape, right.shape
         out.view(m, n).addmm_(left, right.T)
+
+
+def _squared_norm(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2
 
 
 def merge(parts: Sequence[Weighted]) -> list[Weighted]:

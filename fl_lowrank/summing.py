@@ -7,6 +7,7 @@ are decoded, and low-rank factors stacked to one product.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,6 +43,11 @@ class ReadUpdate:
     def num_bytes(self) -> int:
         """Memory that it holds until it is added."""
         return sum(part.num_bytes for _, part in self.parts)
+
+    @property
+    def norm(self) -> float:
+        """Euclidean norm of the update, without what is in sketches."""
+        return math.sqrt(sum(part.squared_norm() for _, part in self.parts))
 
 
 class UpdateSum:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from logging import WARNING
@@ -21,8 +22,9 @@ from fl_lowrank.updates import split_layout
 from . import replies as reading
 from .inner import metrics_of
 from .ledger import Ledger
+from .norms import NormLimit
 from .replies import Incoming
-from .sinks import Update, sink_for
+from .sinks import Sink, Update, sink_for
 from .turns import Book, Staged
 
 #: Entries that are cast to float64 at a time.
@@ -61,6 +63,8 @@ class Round:
         Unit of the updates.
     weight_key : str
         Name of the number of examples.
+    limit : NormLimit
+        What is too large to be true.
     """
 
     number: int
@@ -68,6 +72,7 @@ class Round:
     exact: tuple[str, ...]
     scale: float
     weight_key: str
+    limit: NormLimit
 
     def collect(
         self,
@@ -91,6 +96,8 @@ class Round:
         usual = reading.same_metrics([r.message for r in read])
         lossy, exact = self._layouts
         sink = sink_for(book, lossy, singly=singly)
+        if self.limit.knows_nothing:
+            self._learn_norms(sink, read)
         accepted: dict[str, Accepted] = {}
         begin = time.perf_counter()
         for incoming, ok in zip(read, usual, strict=True):
@@ -100,6 +107,8 @@ class Round:
                     raise WireError(reading.OTHER_METRICS)
                 parts = sink.read(reply)
                 ModelCodec.decode(reply.exact, exact)
+                norm = sink.norm(parts) / incoming.num_examples
+                self.limit.check(norm, first=reply.base == 0)
                 book.claim(client, reply)
                 update = sink.put(client, reply, parts)
             except CompressionError as error:
@@ -119,6 +128,13 @@ class Round:
         ]
         book.stage(turns, arrived)
         return list(accepted.values())
+
+    def _learn_norms(self, sink: Sink, read: Sequence[Incoming]) -> None:
+        """See what is usual before the first reply is judged."""
+        for incoming in read:
+            with suppress(CompressionError):
+                norm = sink.norm(sink.read(incoming.reply)) / incoming.num_examples
+                self.limit.note(norm, first=incoming.reply.base == 0)
 
     def average(
         self,

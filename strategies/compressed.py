@@ -31,6 +31,7 @@ from .conversation import Conversation, Uplink
 from .inner_state import InnerState
 from .ledger import Ledger, Purpose
 from .loop import EvaluateFn, Plan, Progress, run_rounds
+from .norms import NormLimit
 from .training import Training
 
 #: Rounds in a row without a usable reply that end the training.
@@ -93,6 +94,11 @@ class Compressed(Strategy):
     evict_after : int, optional
         A client that was not heard of for so many rounds is taken out of the sum. In
         mode ``"sum"`` all memories start anew then.
+    max_norm : float, optional
+        Replies whose norm for each example is more than so many times the median of the
+        last ones are left out, logged and counted in the ledger. A sketch tells its
+        norm only after it is summed, and is not judged. ``None`` leaves out only what
+        is absurd by itself.
 
     Raises
     ------
@@ -116,12 +122,15 @@ class Compressed(Strategy):
         memory: MemoryMode = "sum",
         memory_dir: str | Path | None = None,
         evict_after: int | None = None,
+        max_norm: float | None = 1000.0,
     ) -> None:
         self.inner = inner
         self.feedback = feedbacks.named(feedback)
         self.memory = memory
         self.memory_dir = memory_folder(memory, memory_dir, checkpoint)
         self.evict_after = evict_after
+        self.max_norm = max_norm
+        self._limit = NormLimit(max_norm)
         self.scale_key = scale_key
         self.seed = seed
         self.node_timeout = node_timeout
@@ -201,6 +210,7 @@ class Compressed(Strategy):
         dense_bytes = 4 * sum(prod(a.shape) for a in initial_arrays.values())
         self._initial = initial_arrays
         self._num_empty = 0
+        self._limit = NormLimit(self.max_norm)
         path = None if resume is None else Path(resume)
         inner = InnerState(self.inner) if path or self.checkpoint else None
         if path is None or inner is None:
@@ -271,6 +281,7 @@ class Compressed(Strategy):
             self.uplink.exact,
             self._scale,
             self.uplink.weight_key,
+            self._limit,
         )
         accepted = this.collect(talk.book, talk.ledger, valid, singly=not self.linear)
         if not accepted:

@@ -5,11 +5,13 @@ A reply is first read, which finds all that is wrong with it, then claimed, then
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fl_lowrank.envelope import Reply
@@ -31,6 +33,10 @@ class Sink(ABC):
         """Decode; `WireError` if the bytes are not one update of the model."""
 
     @abstractmethod
+    def norm(self, parts: Any) -> float:
+        """Euclidean norm of what was read, without what is in sketches."""
+
+    @abstractmethod
     def put(self, client: str, reply: Reply, parts: Any) -> Update:
         """Take what was read; gives the update if single ones are asked for."""
 
@@ -49,6 +55,10 @@ class Summing(Sink):
         """See `Sink`."""
         return self.sums.read(reply.lossy)
 
+    def norm(self, parts: Any) -> float:
+        """See `Sink`."""
+        return float(parts.norm)
+
     def put(self, client: str, reply: Reply, parts: Any) -> Update:
         """See `Sink`."""
         del reply
@@ -61,14 +71,27 @@ class Summing(Sink):
 
 
 @dataclass
-class Singly(Sink):
-    """For strategies that look at every reply."""
+class Dense(Sink):
+    """What the sinks that decode every reply have in common."""
 
     layout: Layout
 
     def read(self, reply: Reply) -> Any:
         """See `Sink`."""
         return ModelCodec.decode(reply.lossy, self.layout)
+
+    def norm(self, parts: Any) -> float:
+        """See `Sink`."""
+        norms = (
+            float(torch.linalg.vector_norm(x, dtype=torch.float64))
+            for x in parts.values()
+        )
+        return math.hypot(*norms)
+
+
+@dataclass
+class Singly(Dense):
+    """For strategies that look at every reply."""
 
     def put(self, client: str, reply: Reply, parts: Any) -> Update:
         """See `Sink`."""
@@ -77,16 +100,11 @@ class Singly(Sink):
 
 
 @dataclass
-class Tracking(Sink):
+class Tracking(Dense):
     """For memories that the server keeps of every client."""
 
-    layout: Layout
     book: NodeBook
     singly: bool = field(kw_only=True)
-
-    def read(self, reply: Reply) -> Any:
-        """See `Sink`."""
-        return ModelCodec.decode(reply.lossy, self.layout)
 
     def put(self, client: str, reply: Reply, parts: Any) -> Update:
         """See `Sink`."""

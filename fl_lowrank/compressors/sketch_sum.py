@@ -66,6 +66,10 @@ class Undecoded(Addend):
             if isinstance(field.value, Tensor)
         )
 
+    def squared_norm(self) -> float:
+        """Give 0: a sketch tells its norm only when it is decoded."""
+        return 0.0
+
     def scaled(self, factor: float) -> Undecoded:
         """See `Addend`."""
         return replace(self, factor=self.factor * factor)

@@ -83,6 +83,18 @@ def test_one_message_is_added_bit_for_bit() -> None:
             assert torch.equal(total[name], x), text
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_norms_are_those_of_what_is_added(text: str) -> None:
+    (data,) = messages([text]).values()
+    sums = UpdateSum(LAYOUT)
+    found = sums.read(data).norm
+    wanted = torch.cat([x.reshape(-1) for x in decoded(data).values()]).norm()
+    if "sketch" in text:  # only what is beside it can be told
+        assert found < wanted
+    else:
+        assert found == pytest.approx(float(wanted), rel=1e-5)
+
+
 def test_a_bad_message_adds_nothing() -> None:
     """Its first tensors are good, and must not stay behind."""
     good, bad = messages(["topk(k=7)", "topk(k=7)"]).values()

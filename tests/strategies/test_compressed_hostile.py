@@ -81,6 +81,8 @@ ATTACKS: dict[str, tuple[Change, str]] = {
     "another model": (with_lossy(encoded(v=W, w=W)), "both ends must train the same"),
     "another shape": (with_lossy(encoded(w=torch.ones(DIM + 1))), "'w'"),
     "another dtype": (with_lossy(encoded(w=W.double())), "'w'"),
+    "a huge update": (with_lossy(encoded(w=1e30 * W)), "the norm of its update is"),
+    "a long update": (with_lossy(encoded(w=1e8 * W)), "more than"),
     "another version": (on_bytes(lambda b: b[:2] + b"\x09" + b[3:]), "version"),
     "another training": (
         on_reply(lambda r: dataclasses.replace(r, fid=bytes(16))),

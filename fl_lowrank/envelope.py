@@ -34,6 +34,7 @@ VERSION = 1
 Ticket: TypeAlias = tuple[int, int]
 
 _MAX_TEXT = 8192
+_MAX_EXACT = 256  # patterns, each of which is held against each name of a model
 _REQUEST = struct.Struct("<2sBB16sQQQQQdd")
 _REPLY = struct.Struct("<2sBB16sQQQQQdI")
 _CRC = struct.Struct("<I")
@@ -92,6 +93,12 @@ class Request:
                 f"without NUL, found {len(joined)} bytes; shorten codec or exact"
             )
             raise SettingError(msg)
+        if len(self.exact) > _MAX_EXACT:
+            msg = (
+                f"request: expected at most {_MAX_EXACT} patterns of exact arrays, "
+                f"found {len(self.exact)}; use wildcards"
+            )
+            raise SettingError(msg)
         head = _REQUEST.pack(
             b"FQ",
             VERSION,
@@ -119,7 +126,8 @@ class Request:
         except UnicodeDecodeError as error:
             msg = "request: its texts are not UTF-8"
             raise WireError(msg) from error
-        if len(texts) < 3 or purpose not in (HELLO, TRAIN, EVALUATE):
+        fits = 3 <= len(texts) <= 3 + _MAX_EXACT
+        if not fits or purpose not in (HELLO, TRAIN, EVALUATE):
             msg = f"request: purpose {purpose} with {len(texts)} texts makes no sense"
             raise WireError(msg)
         if not (0.0 < scale < float("inf")) or deadline != deadline:

@@ -21,6 +21,8 @@ from .schedules import Schedule
 from .syntax import Call, Chain, check_length, check_settings, read
 from .types import Compressor
 
+#: Each of them is held against each name of a model.
+MAX_RULES = 256
 #: Patterns and what is written for them; the pattern of a bare compressor is "".
 Trees: TypeAlias = tuple[tuple[str, object], ...]
 
@@ -69,12 +71,21 @@ def parse_rules(text: str) -> list[Rule] | Compressor:
 
 
 def trees_of(text: str) -> Trees:
-    """Split rules, and read what is written for each pattern."""
+    """Split rules, and read what is written for each pattern.
+
+    Raises
+    ------
+    SpecError
+        If the text is not understood, or has more than `MAX_RULES` rules.
+    """
     check_length(text)
     if ":" not in text:
         return (("", read(text)),)
-    trees = []
-    for part in text.split(";"):
+    parts, trees = text.split(";"), []
+    if len(parts) > MAX_RULES:
+        msg = f"rules: expected at most {MAX_RULES}, found {len(parts)}; use wildcards"
+        raise SpecError(msg)
+    for part in parts:
         pattern, colon, body = part.partition(":")
         if not colon or not pattern.strip():
             msg = f"rules: expected 'pattern: compressor', found {part.strip()!r}"

@@ -58,6 +58,8 @@ from ..types import (
 from .sparse import Keep, largest, sparse_payload
 
 MEAN, PAPER = "mean", "paper"
+#: Texts come from the network: none may keep a client busy for ever.
+MAX_REFRESH, MAX_STEPS = 1 << 20, 1000
 #: Of every operator in the form of the slides.
 PAPER_GUARANTEE = NoGuarantee(
     "the factor d/k of the slides makes the step too long wherever the kept entries "
@@ -83,7 +85,7 @@ class ByImportance(Keep):
         Messages that share one solution for the weights; each renewal takes
         ``steps`` gradients.
     steps : int
-        Gradients for a renewal, at least 2.
+        Gradients for a renewal, 2 to 1000.
     """
 
     scale: str = MEAN
@@ -95,10 +97,10 @@ class ByImportance(Keep):
         if self.scale not in (MEAN, PAPER):
             msg = f"{self.name}: expected scale mean or paper, found {self.scale!r}"
             raise SettingError(msg)
-        if self.refresh < 1 or self.steps < 2:
+        if not (1 <= self.refresh <= MAX_REFRESH and 2 <= self.steps <= MAX_STEPS):
             msg = (
-                f"{self.name}: expected refresh of at least 1 and steps of at least 2, "
-                f"found {self.refresh} and {self.steps}"
+                f"{self.name}: expected refresh of 1 to {MAX_REFRESH} and steps of 2 "
+                f"to {MAX_STEPS}, found {self.refresh} and {self.steps}"
             )
             raise SettingError(msg)
 

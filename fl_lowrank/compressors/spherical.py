@@ -91,6 +91,9 @@ SPHERICAL = Kind(
 LEAST_ERROR = 0.01
 #: Expected draws for a block; more would take too long for each.
 MAX_MEAN_DRAWS = 1 << 22
+#: Entries times expected draws for a block: some 20 minutes on one core. Texts come
+#: from the network, and none may keep a client busy for a day.
+MAX_PRODUCTS = 1 << 40
 _MAX_SPAN = 2200  # octaves between scales; float64 has fewer
 
 
@@ -173,9 +176,27 @@ class Caps(Compressor):
         """Squared sine of the largest angle between a block and its direction."""
         return self.alpha
 
+    def check_time(self, numel: int) -> None:
+        """Refuse tensors of so many entries that the search would take too long.
+
+        Raises
+        ------
+        SettingError
+            If they do.
+        """
+        draws = mean_draws(self.block, self.error())
+        if numel * draws > MAX_PRODUCTS:
+            msg = (
+                f"{self.name}: expected at most {MAX_PRODUCTS / numel:.2g} draws for a "
+                f"block of a tensor with {numel} entries, found {draws:.2g} on average "
+                f"with {self}; choose a smaller block"
+            )
+            raise SettingError(msg)
+
     def _send(self, x: Tensor, rng: Rng, dice: Rng | None) -> Payload:
         """Cover the blocks; round the scales to the nearest, or by ``dice``."""
         flat = x.reshape(-1)
+        self.check_time(flat.numel())
         _, steps = _acceptance(self.alpha, self.block)
         seed = draw_seed(rng, "directions")
         blocks = _in_blocks(flat, self.block)
@@ -288,7 +309,7 @@ class Spherical(Caps):
 
     def guarantee(self, shape: Shape) -> Guarantee:
         """Albasyoni et al. (2020), spherical compression: error at most alpha."""
-        del shape
+        self.check_time(math.prod(shape))
         return Contractive(1.0 - self.alpha)
 
     def encode(self, x: Tensor, state: State, rng: Rng) -> tuple[Payload, State]:
@@ -319,7 +340,7 @@ class SphericalUnbiased(Caps):
 
     def guarantee(self, shape: Shape) -> Guarantee:
         """By symmetry; scale and direction are drawn independently."""
-        del shape
+        self.check_time(math.prod(shape))
         _, steps = _acceptance(self.alpha, self.block)
         shrinkage = cap_mean_cosine(self.block, self.alpha)
         return Unbiased((1.0 + relative_variance(steps)) / shrinkage**2)

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import random
 import re
-import zlib
-from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
 
 import fl_lowrank as fll
 from fl_lowrank import decoders
 from fl_lowrank.compressors import COMPRESSORS
-from fl_lowrank.envelope import Reply, Request
 from fl_lowrank.errors import SettingError, SpecError, WireError
 from fl_lowrank.framing import open_sealed, seal
-from fl_lowrank.model import ModelCodec, layout_of
 from fl_lowrank.types import Coding, Compressor
 from fl_lowrank.wire import TensorLayout
 
@@ -47,7 +42,6 @@ from .hostility import (
     eden,
     equal_symbols,
     field,
-    gaussian,
     honest,
     integers,
     mutated,
@@ -57,8 +51,6 @@ from .hostility import (
     sketched,
     spherical,
 )
-
-MUTATIONS = 10_000
 
 
 def test_every_kind_is_attacked() -> None:
@@ -81,24 +73,6 @@ def test_every_kind_is_attacked() -> None:
 def test_honest_messages_are_read() -> None:
     for (data, expect), (text, _, _) in zip(honest(), SENDERS, strict=True):
         assert read(data, expect) is not None, text
-
-
-def test_mutated_bodies_with_a_fresh_checksum() -> None:
-    """10,000 mutations; both answers occur, so neither is a matter of course."""
-    draw = random.Random(1)
-    messages = honest()
-    bodies = [open_sealed(data) for data, _ in messages]
-    accepted = refused = 0
-    for i in range(MUTATIONS):
-        which = i % len(messages)
-        body = mutated(bodies[which], bodies, draw)
-        if draw.random() < 0.2 and body:
-            body = mutated(body, bodies, draw)
-        answer = read(seal(body), messages[which][1])
-        refused += answer is None
-        accepted += answer is not None
-    assert refused > MUTATIONS // 2
-    assert accepted > MUTATIONS // 50
 
 
 def test_mutated_bodies_without_an_expectation() -> None:
@@ -195,104 +169,7 @@ def test_a_hostile_message_adds_what_it_decodes_to() -> None:
     assert torch.equal(total, 1.0 + decoded)
 
 
-# --- whole models, envelopes, texts --------------------------------------------------
-
-
-def small_model() -> dict[str, Tensor]:
-    shapes: Iterator[tuple[str, tuple[int, ...], torch.dtype]] = iter(
-        [
-            ("conv.weight", (4, 3, 3, 3), torch.float32),
-            ("conv.bias", (4,), torch.float32),
-            ("norm.weight", (4,), torch.float16),
-            ("norm.running_mean", (4,), torch.float32),
-            ("norm.num_batches_tracked", (), torch.int64),
-            ("mask", (5,), torch.bool),
-            ("empty", (0, 3), torch.float32),
-            ("fc.weight", (10, 36), torch.float32),
-            ("fc.bias", (10,), torch.float32),
-        ]
-    )
-    return {
-        name: gaussian(shape, dtype, i) for i, (name, shape, dtype) in enumerate(shapes)
-    }
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "topk(fraction=0.1) >> natural()",
-        "norm.num*: exact(); mask: exact(); *bias: natural(); norm*: f16(); *: "
-        "powersgd(rank=1)",
-    ],
-)
-def test_mutated_models(text: str) -> None:
-    update = small_model()
-    layout = layout_of(update)
-    data, _ = ModelCodec(text).encode(update, {}, fll.rng.stream(5))
-    other, _ = ModelCodec("identity()").encode(update, {}, fll.rng.stream(6))
-    bodies = [open_sealed(data), open_sealed(other)]
-    draw = random.Random(7)
-    accepted = 0
-    for _ in range(2_500):
-        damaged = seal(mutated(bodies[0], bodies, draw))
-        try:
-            decoded = ModelCodec.decode(damaged, layout)
-        except WireError:
-            continue
-        accepted += 1
-        assert layout_of(decoded) == layout
-        assert all(bool(torch.isfinite(t).all()) for t in decoded.values())
-    assert accepted > 50
-    for _ in range(250):
-        damaged = mutated(data, [other], draw)
-        if damaged not in (data, other):
-            with pytest.raises(WireError):
-                ModelCodec.decode(damaged, layout)
-
-
-def test_mutated_envelopes() -> None:
-    """With a fresh checksum: a `WireError`, or fields that are fit for use."""
-    request = Request(
-        1, bytes(16), 5, (6, 7), 8, 9, 0.1, 1e9, "topk(k=9)", "ef", "n", ("*.bias",)
-    )
-    reply = Reply(bytes(16), 1, (2, 3), 4, 5, 0.25, False, b"lossy", b"exact")
-    draw = random.Random(8)
-    for _ in range(3_000):
-        packed = request.pack()
-        with pytest.raises(WireError):
-            Request.unpack(differing(packed, draw))
-        body = mutated(packed[:-4], [packed], draw)
-        try:
-            read_request = Request.unpack(body + crc(body))
-        except WireError:
-            continue
-        assert len(read_request.fid) == 16
-        assert 0.0 < read_request.scale < float("inf")
-        assert read_request.deadline == read_request.deadline
-    head_size = len(reply.pack()) - len(b"lossyexact")
-    for _ in range(3_000):
-        packed = reply.pack()
-        head, rest = packed[: head_size - 4], packed[head_size:]
-        with pytest.raises(WireError):
-            Reply.unpack(differing(head + packed[head_size - 4 : head_size], draw))
-        head = mutated(head, [head], draw)
-        try:
-            read_reply = Reply.unpack(head + crc(head) + rest)
-        except WireError:
-            continue
-        assert read_reply.turn != 0
-        assert 0.0 <= read_reply.encode_seconds < float("inf")
-
-
-def differing(data: bytes, draw: random.Random) -> bytes:
-    while (damaged := mutated(data, [data], draw)).startswith(data):
-        pass  # bytes behind the head are payload, and have a checksum of their own
-    return damaged
-
-
-def crc(body: bytes) -> bytes:
-    return zlib.crc32(body).to_bytes(4, "little")
-
+# --- texts ---------------------------------------------------------------------------
 
 TOKENS = [
     *COMPRESSORS,

@@ -232,7 +232,7 @@ def test_length_and_depth_are_bounded() -> None:
             f"topk(k={opening * (MAX_DEPTH + 1)}1{')' * (MAX_DEPTH + 2)}"
         )
     # A text may be short, and long only in some round.
-    many = "a: exact();" * 368 + "*: topk(k=steps(1, at=2, then=9999))"
+    many = "aaaaaaaa: exact();" * 220 + "*: topk(k=steps(1, at=2, then=9999))"
     assert len(many) <= MAX_LENGTH
     with pytest.raises(SpecError, match="in round 1: spec: a text of"):
         fll.parse_scheduled(many)

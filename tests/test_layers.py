@@ -33,7 +33,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("rng",),
     ("types",),
     ("registry",),
-    ("linalg", "shapes", "codecs", "bounds", "topology"),
+    ("linalg", "shapes", "codecs", "bounds", "topology", "exchange"),
     ("hadamard", "importance", "lloyd_max", "mixing"),
     ("framing",),
     ("wire", "envelope"),
@@ -46,7 +46,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("messages",),
     ("spending",),
     ("model",),
-    ("allocate",),
+    ("allocate", "consensus"),
     ("checks", "report"),
     ("__main__",),
 )

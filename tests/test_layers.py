@@ -23,7 +23,7 @@ PACKAGES: dict[str, set[str]] = {
     "simulations": {
         *("fl_lowrank", "clients", "strategies", "simulations", "flwr"),
         *("flwr_datasets", "datasets", "torch", "torchvision", "numpy", "sklearn"),
-        *("scipy", "matplotlib", "rich", "psutil", "PIL"),
+        *("scipy", "matplotlib", "networkx", "rich", "psutil", "PIL"),
     },
 }
 

@@ -90,11 +90,11 @@ class Settings:
     gossip_draw: str = "replacement"
     compressor: str = "none"
     gamma: float = 0.0
-    epochs: int = 8
+    epochs: int = 10
     max_steps: int = 0
     batch_size: int = 16
-    lr: float = 0.1
-    momentum: float = 0.0
+    lr: float = 0.05
+    momentum: float = 0.9
     lr_scaling: str = "none"
     warmup_epochs: float = 1.0
     milestones: str = ""

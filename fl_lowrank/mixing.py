@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .errors import SettingError
+from .exchange import Edges, exchange
 from .topology import Topology
 
 
@@ -59,8 +60,15 @@ class Mixing:
         """``1 - rho``."""
         return 1.0 - self.rho
 
-    def step(self, x: Tensor, active: Tensor | None = None) -> Tensor:
-        """Mix once, by differences along the edges, so that the mean is kept.
+    def step(
+        self,
+        x: Tensor,
+        active: Tensor | None = None,
+        *,
+        public: Tensor | None = None,
+        rate: float = 1.0,
+    ) -> Tensor:
+        """Mix once along the edges, so that the mean is kept.
 
         Parameters
         ----------
@@ -68,19 +76,32 @@ class Mixing:
             Shape (n, d), any floating-point dtype and device.
         active : Tensor, optional
             Booleans, shape (edges,): the edges that mix; all if left out.
+        public : Tensor, optional
+            What the vertices know of each other, like x: the differences along the
+            edges are those of it; x itself if left out.
+        rate : float
+            Of the weights, gamma of CHOCO.
 
         Returns
         -------
         Tensor
-            Like x. What one end of an edge gains the other loses, up to rounding.
+            Like x. One end of an edge loses what the other end has gained after
+            rounding, so that the mean stays even where all vertices agree and would
+            round alike: rounding changes the sum only where the ends' exponents differ.
         """
-        first, second = self.topology.ends(x.device)
-        weights = self.weights.to(x.device, x.dtype)
-        if active is not None:
-            chosen = active.to(x.device)
-            first, second, weights = first[chosen], second[chosen], weights[chosen]
-        flow = weights[:, None] * (x[second] - x[first])
-        return x.index_add(0, first, flow).index_add(0, second, flow, alpha=-1)
+        known = x if public is None else public
+        return exchange(x, self._classes(x, active, rate), known)
+
+    def _classes(self, x: Tensor, active: Tensor | None, rate: float) -> list[Edges]:
+        first, second = self.topology.ends()
+        found = []
+        for edges in self.topology.matchings:
+            kept = edges if active is None else edges[active.cpu()[edges]]
+            if len(kept):
+                weights = (rate * self.weights[kept])[:, None].to(x.device, x.dtype)
+                ends = first[kept].to(x.device), second[kept].to(x.device)
+                found.append(Edges(*ends, weights))
+        return found
 
 
 def max_degree(topology: Topology) -> Mixing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import networkx as nx
 import torch
@@ -78,6 +79,24 @@ class Topology:
         """Give the neighbours of a vertex, in increasing order."""
         ends = ((j if i == node else i) for i, j in self.edges if node in (i, j))
         return tuple(sorted(ends))
+
+    @cached_property
+    def matchings(self) -> tuple[Tensor, ...]:
+        """Classes of edges without a common end, int64 positions in `edges`.
+
+        Together all edges, each once, in at most 2 d - 1 classes for a largest degree
+        d (greedy): what is done along the edges of one class can be done at once.
+        """
+        classes: list[tuple[list[int], set[int]]] = []
+        for number, ends in enumerate(self.edges):
+            for chosen, taken in classes:
+                if taken.isdisjoint(ends):
+                    chosen.append(number)
+                    taken.update(ends)
+                    break
+            else:
+                classes.append(([number], set(ends)))
+        return tuple(torch.tensor(chosen) for chosen, _ in classes)
 
     def laplacian(self, weights: Tensor | None = None) -> Tensor:
         """Give ``sum_e w_e (e_i - e_j)(e_i - e_j)^T``, shape (n, n), float64.

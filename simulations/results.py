@@ -11,15 +11,21 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fl_lowrank
-
-from .config import Settings
 
 _VERSIONS_OF = ("constriction", "flwr", "numpy", "torch")
 
 Round = dict[str, Any]
+
+
+class Described(Protocol):
+    """Settings that can be written down."""
+
+    def to_run_config(self) -> dict[str, Any]:
+        """Return them by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,12 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
-    def write_start(self, settings: Settings, partition: dict[str, Any]) -> None:
+    def write_start(self, settings: Described, partition: dict[str, Any]) -> None:
         """Write what is known before the first round.
 
         Parameters
         ----------
-        settings : Settings
+        settings : Described
             The run's settings.
         partition : dict[str, Any]
             Statistics of the partition.

@@ -50,7 +50,7 @@ def train_locally(
     """
     # Drawn on the CPU: the same batches on every device.
     generator = torch.Generator().manual_seed(seed)
-    x = _channels_last(model, x)
+    x = channels_last(model, x)
     parameters = list(model.parameters())
     velocities = [torch.zeros_like(p) for p in parameters]
     model.train()
@@ -58,7 +58,7 @@ def train_locally(
     for _ in range(epochs):
         order = torch.randperm(len(y), generator=generator).to(y.device)
         for batch in order.split(batch_size):
-            with _computing_in(precision, y.device):
+            with computing_in(precision, y.device):
                 loss = functional.cross_entropy(model(x[batch]), y[batch])
             gradients = torch.autograd.grad(loss, parameters)
             # By hand: torch.optim imports torch's compiler, seconds in every process.
@@ -86,7 +86,7 @@ def loss_gradient(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         By the names of the model's parameters.
     """
     model.train()
-    x = _channels_last(model, x)
+    x = channels_last(model, x)
     names, parameters = zip(*model.named_parameters(), strict=True)
     loss = functional.cross_entropy(model(x), y)
     return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
@@ -109,7 +109,7 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
         Mean cross-entropy and share of correct predictions.
     """
     model.eval()
-    x = _channels_last(model, x)
+    x = channels_last(model, x)
     loss, correct = 0.0, 0
     for batch_x, batch_y in zip(
         x.split(_EVALUATION_BATCH_SIZE), y.split(_EVALUATION_BATCH_SIZE), strict=True
@@ -120,13 +120,40 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     return loss / len(y), correct / len(y)
 
 
-def _computing_in(precision: str, device: torch.device) -> torch.autocast:
+def computing_in(precision: str, device: torch.device) -> torch.autocast:
+    """Open a context in which products are computed in another precision.
+
+    Parameters
+    ----------
+    precision : str
+        One of `PRECISIONS`.
+    device : torch.device
+        Where.
+
+    Returns
+    -------
+    torch.autocast
+        The context; it does nothing for float32.
+    """
     dtype = choose(PRECISIONS, precision, "precision")
     return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
 
 
-def _channels_last(model: nn.Module, x: Tensor) -> Tensor:
-    """Lay images and kernels out as convolutions are fastest on (1.4 times, CPU)."""
+def channels_last(model: nn.Module, x: Tensor) -> Tensor:
+    """Lay images and kernels out as convolutions are fastest on (1.4 times, CPU).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its kernels are laid out in place, if the samples are images.
+    x : Tensor
+        Samples.
+
+    Returns
+    -------
+    Tensor
+        The samples.
+    """
     if x.ndim != 4:
         return x
     model.to(memory_format=torch.channels_last)

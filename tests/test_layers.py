@@ -23,7 +23,7 @@ PACKAGES: dict[str, set[str]] = {
     "simulations": {
         *("fl_lowrank", "clients", "strategies", "simulations", "flwr"),
         *("flwr_datasets", "datasets", "torch", "torchvision", "numpy", "sklearn"),
-        *("scipy", "matplotlib", "rich", "psutil", "PIL"),
+        *("scipy", "matplotlib", "networkx", "rich", "psutil", "PIL"),
     },
 }
 
@@ -33,7 +33,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("rng", "addends"),
     ("types",),
     ("registry",),
-    ("linalg", "shapes", "codecs", "bounds", "topology", "schedules"),
+    ("linalg", "shapes", "codecs", "bounds", "topology", "schedules", "exchange"),
     ("hadamard", "importance", "lloyd_max", "mixing"),
     ("framing",),
     ("wire", "envelope"),
@@ -47,7 +47,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("summing",),
     ("spending",),
     ("model",),
-    ("allocate",),
+    ("allocate", "consensus"),
     ("checks", "report"),
     ("__main__",),
 )

@@ -1,0 +1,89 @@
+"""Which edges mix at a step: those whose ends are due, or some drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..rng import Rng
+from ..topology import Topology
+
+
+def due(topology: Topology, step: int, periods: Sequence[int]) -> Tensor:
+    """Tell which edges mix at a step: those with both ends due.
+
+    A vertex is due at the multiples of its period. If one end mixed without the other,
+    the mean would not be kept: on a cycle of 6 with periods 1, 1, 2, 2, 4, 4 and the
+    weights 1/3, the values 0 to 5 would agree on 3.5 or 3.0, by whether steps are
+    counted from 1 or 0, and not on their mean 2.5.
+
+    Parameters
+    ----------
+    topology : Topology
+        The graph.
+    step : int
+        From 0.
+    periods : sequence of int
+        Of each vertex, at least 1.
+
+    Returns
+    -------
+    Tensor
+        Booleans, shape (edges,).
+
+    Raises
+    ------
+    SettingError
+        If there is not one period of at least 1 for each vertex.
+    """
+    if len(periods) != topology.num_nodes or min(periods, default=1) < 1:
+        msg = (
+            f"due: expected {topology.num_nodes} periods of at least 1, one for each "
+            f"vertex, found {list(periods)}"
+        )
+        raise SettingError(msg)
+    ready = torch.tensor([step % period == 0 for period in periods])
+    first, second = topology.ends()
+    return ready[first] & ready[second]
+
+
+def draw_edges(topology: Topology, count: int, rng: Rng) -> Tensor:
+    """Draw edges uniformly, with replacement.
+
+    If the ends of each are averaged, one after the other, the expected squared
+    distance to the mean shrinks to at most ``1 - l_2 / (2 |E|)`` of it for each edge
+    drawn, l_2 the algebraic connectivity: S. Boyd, A. Ghosh, B. Prabhakar, D. Shah,
+    "Randomized Gossip Algorithms", IEEE Transactions on Information Theory 52, 2006,
+    here for a uniform choice of edges.
+
+    Returns
+    -------
+    Tensor
+        Positions in ``topology.edges``, int64, shape (count,).
+    """
+    bits = rng.bits32(count).to(torch.int64) & 0xFFFFFFFF
+    return (bits * len(topology.edges)) >> 32
+
+
+def draw_matching(topology: Topology, count: int, rng: Rng) -> Tensor:
+    """Draw up to so many edges without a common end.
+
+    All edges in random order; one is taken unless an end of it is taken already.
+
+    Returns
+    -------
+    Tensor
+        Positions in ``topology.edges``, int64. Fewer than ``count`` if no more fit.
+    """
+    order = rng.bits32(len(topology.edges)).argsort(stable=True).tolist()
+    taken: set[int] = set()
+    chosen: list[int] = []
+    for edge in order:
+        ends = topology.edges[edge]
+        if len(chosen) < count and taken.isdisjoint(ends):
+            chosen.append(edge)
+            taken.update(ends)
+    return torch.tensor(chosen, dtype=torch.int64)

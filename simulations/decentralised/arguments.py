@@ -1,0 +1,123 @@
+"""The command line of ``python -m simulations.decentralised``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from fl_lowrank.errors import CompressionError
+from fl_lowrank.mixing import RULES
+from fl_lowrank.spec import parse_rules
+
+from ..data import DATASETS
+from ..errors import SimulationError, choose
+from ..models import MODELS
+from .experiments import EXPERIMENTS
+from .graphs import EXAMPLES, read_graph
+from .settings import Settings, flag
+
+_DEFAULT_EXPERIMENT = "digits"
+_OWN = "own"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What the command line asks for; runs by the name of their setting."""
+
+    runs: dict[str, Settings]
+    root: Path
+    num_jobs: int
+
+
+def read_arguments(argv: Sequence[str] | None = None) -> Arguments:
+    """Read the command line.
+
+    Parameters
+    ----------
+    argv : Sequence[str] | None
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    Arguments
+        The runs to do, all checked, and how.
+    """
+    found = _parser().parse_args(argv)
+    overrides = {
+        name: value for name in _fields() if (value := getattr(found, name)) is not None
+    }
+    experiment = found.experiment
+    if experiment is None:
+        experiment = _OWN if overrides else _DEFAULT_EXPERIMENT
+    settings = choose({**EXPERIMENTS, _OWN: {_OWN: {}}}, experiment, "experiment")
+    names = found.only.split(",") if found.only else list(settings)
+    root = Path(found.out).resolve() / (
+        found.name or f"decentralised-{experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
+    runs = {}
+    for name in names:
+        changes = {**choose(settings, name, "setting"), **overrides}
+        one = Settings(**changes)
+        runs[name] = dataclasses.replace(one, out=str(root / name / f"seed-{one.seed}"))
+    for one in runs.values():
+        _check(one)
+    if found.num_jobs < 1:
+        raise SimulationError(f"--num-jobs must be at least 1, found {found.num_jobs}.")
+    return Arguments(runs, root, found.num_jobs)
+
+
+def _check(settings: Settings) -> None:
+    """Refuse what could not run, before anything is started."""
+    choose(DATASETS, settings.dataset, "dataset")
+    choose(MODELS, settings.model, "model")
+    choose(RULES, settings.weights, "weights")
+    num_agents = read_graph(settings.topology).num_nodes
+    settings.periods_to_train(num_agents)
+    settings.periods_to_mix(num_agents)
+    try:
+        if settings.compressor != "none":
+            parse_rules(settings.compressor)
+    except CompressionError as error:
+        raise SimulationError(f"--compressor: {error}") from error
+
+
+def _fields() -> dict[str, type[Any]]:
+    types = get_type_hints(Settings)
+    return {
+        f.name: types[f.name] for f in dataclasses.fields(Settings) if f.name != "out"
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulations.decentralised",
+        description="Train many agents without a centre. Settings that are given "
+        "without an experiment make one run of their own.",
+        epilog=f"topologies: {EXAMPLES}",
+    )
+    parser.add_argument(
+        "experiment",
+        nargs="?",
+        help=f"one of {', '.join(EXPERIMENTS)} (default: {_DEFAULT_EXPERIMENT})",
+    )
+    parser.add_argument(
+        "--only", help="settings of the experiment, with commas between"
+    )
+    parser.add_argument("--name", help="folder of the results (default: with the time)")
+    parser.add_argument("--out", default="runs", help="where it lies (%(default)s)")
+    parser.add_argument(
+        "--num-jobs", type=int, default=1, help="runs side by side (%(default)s)"
+    )
+    defaults = Settings()
+    for name, kind in _fields().items():
+        parser.add_argument(
+            flag(name),
+            dest=name,
+            type=kind,
+            help=f"for all runs; default {getattr(defaults, name)!r}",
+        )
+    return parser

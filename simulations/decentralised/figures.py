@@ -1,0 +1,104 @@
+"""Figures of decentralised runs: curves, and the graph with its spectrum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fl_lowrank.mixing import Mixing
+from fl_lowrank.topology import Topology
+
+from .report import Result
+
+
+def write_curves(path: Path, results: Sequence[Result]) -> None:
+    """Draw accuracy and consensus distance over epochs.
+
+    Parameters
+    ----------
+    path : Path
+        The picture's file.
+    results : Sequence[Result]
+        One curve each: the mean over the agents, in a band of one standard deviation
+        to both sides; dashed, the mean of their models.
+    """
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    accuracy, distance = figure.subplots(1, 2)
+    for result in results:
+        epochs = [entry["round"] for entry in result.rounds]
+        means = [entry["accuracy"] for entry in result.rounds]
+        spread = [entry["accuracy_deviation"] for entry in result.rounds]
+        (line,) = accuracy.plot(epochs, means, label=result.name)
+        accuracy.fill_between(
+            epochs,
+            [m - s for m, s in zip(means, spread, strict=True)],
+            [m + s for m, s in zip(means, spread, strict=True)],
+            color=line.get_color(),
+            alpha=0.2,
+        )
+        middle = [entry["accuracy_of_mean"] for entry in result.rounds]
+        accuracy.plot(epochs, middle, "--", color=line.get_color(), linewidth=0.8)
+        distances = [entry["consensus_distance"] for entry in result.rounds]
+        if any(distances):
+            distance.semilogy(epochs, distances, color=line.get_color())
+    accuracy.set(xlabel="epoch", ylabel="test accuracy")
+    distance.set(xlabel="epoch", ylabel="distance to consensus / norm of the mean")
+    accuracy.legend(fontsize="small")
+    for axes in (accuracy, distance):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def write_graph(path: Path, name: str, graph: dict[str, Any]) -> None:
+    """Draw a topology on a circle beside the eigenvalues of its mixing matrix.
+
+    Parameters
+    ----------
+    path : Path
+        The picture's file.
+    name : str
+        For the title.
+    graph : dict[str, Any]
+        With num_agents, edges and weights, as runs write it.
+    """
+    edges = tuple((int(i), int(j)) for i, j in graph["edges"])
+    weights = torch.tensor(graph["weights"], dtype=torch.float64)
+    mixing = Mixing(Topology(int(graph["num_agents"]), edges), weights)
+    n = mixing.topology.num_nodes
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    drawing, spectrum = figure.subplots(1, 2)
+    angles = [math.pi / 2 - 2 * math.pi * i / n for i in range(n)]
+    at = [(math.cos(angle), math.sin(angle)) for angle in angles]
+    largest = float(weights.abs().max())
+    for (i, j), weight in zip(edges, weights.tolist(), strict=True):
+        drawing.plot(
+            [at[i][0], at[j][0]],
+            [at[i][1], at[j][1]],
+            color="tab:red" if weight < 0 else "tab:blue",
+            linewidth=0.3 + 1.7 * abs(weight) / largest,
+            zorder=1,
+        )
+    drawing.scatter(*zip(*at, strict=True), s=1500 / (n + 5), color="black", zorder=2)
+    drawing.set(aspect="equal", title=f"{name}: {n} agents, {len(edges)} edges")
+    drawing.axis("off")
+    values = torch.linalg.eigvalsh(mixing.matrix).flip(0).tolist()
+    spectrum.plot(range(1, n + 1), values, "o")
+    for bound in (mixing.rho, -mixing.rho):
+        spectrum.axhline(bound, color="gray", linestyle=":")
+    connectivity = mixing.topology.algebraic_connectivity()
+    spectrum.set(
+        xlabel="number",
+        ylabel="eigenvalue of the mixing matrix",
+        ylim=(-1.05, 1.05),
+        title=f"rho {mixing.rho:.4f}, algebraic connectivity {connectivity:.4f}",
+    )
+    spectrum.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -2,13 +2,12 @@
 
 Parameters of all agents are one tensor of shape (n, d). Which edges mix at a step is
 `due` (own periods of unequal agents) or drawn (`draw_edges`, `draw_matching`: gossip);
-`mixing.Mixing.step` and `average_pairs` do it, and keep the mean. `Choco` does it with
-compressed messages.
+`mixing.Mixing.step` and `exchange.average_pairs` do it, and keep the mean. `Choco` does
+it with compressed messages.
 """
 
 from __future__ import annotations
 
-from ..exchange import average_pairs
 from .activity import draw_edges, draw_matching, due
 from .choco import Choco, ChocoState, contractive
 from .tuning import GAMMAS, Tuning, tune_gamma
@@ -18,7 +17,6 @@ __all__ = [
     "Choco",
     "ChocoState",
     "Tuning",
-    "average_pairs",
     "contractive",
     "draw_edges",
     "draw_matching",

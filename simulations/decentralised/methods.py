@@ -12,11 +12,11 @@ from torch import Tensor
 from fl_lowrank.consensus import (
     Choco,
     ChocoState,
-    average_pairs,
     draw_edges,
     draw_matching,
     due,
 )
+from fl_lowrank.exchange import average_pairs
 from fl_lowrank.mixing import Mixing
 from fl_lowrank.rng import Rng
 from fl_lowrank.topology import Topology

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fl_lowrank import rng, topology
-from fl_lowrank.consensus import average_pairs, draw_edges, draw_matching, due
+from fl_lowrank.consensus import draw_edges, draw_matching, due
+from fl_lowrank.exchange import average_pairs
 from fl_lowrank.mixing import Mixing, best_constant, fastest, metropolis
 from fl_lowrank.topology import Topology
 

@@ -16,26 +16,22 @@ from flwr.serverapp.strategy import Result, Strategy
 from fl_lowrank import feedback as feedbacks
 from fl_lowrank.envelope import EVALUATE, TRAIN
 from fl_lowrank.errors import ProtocolError
-from fl_lowrank.feedback import Feedback
-from fl_lowrank.model import ModelCodec, layout_of
+from fl_lowrank.model import ModelCodec
 from fl_lowrank.scheduled import parse_scheduled
-from fl_lowrank.types import weakest
-from fl_lowrank.updates import split_layout
 
 from . import inner as inners
 from . import replies as reading
 from . import sampling
 from .aggregation import Round
 from .books import MemoryMode, memory_folder, new_book
-from .conversation import Conversation, Uplink
+from .conversation import Conversation
 from .inner_state import InnerState
 from .ledger import Ledger, Purpose
 from .loop import EvaluateFn, Plan, Progress, run_rounds
 from .norms import NormLimit
+from .patience import Patience
 from .training import Training
-
-#: Rounds in a row without a usable reply that end the training.
-MAX_EMPTY_ROUNDS = 3
+from .uplink import Uplink
 
 
 class Compressed(Strategy):
@@ -51,7 +47,8 @@ class Compressed(Strategy):
 
     Strategies that are linear in the updates (FedAvg, FedAvgM, FedProx, FedAdam,
     FedYogi, FedAdagrad) get one reply with the mean update of the round; all others
-    get every reply decoded, which needs ``feedback="plain"``.
+    get every reply decoded, which needs ``feedback="plain"``, or ``memory="per-node"``
+    and a feedback with a sum of memories.
 
     Parameters
     ----------
@@ -149,7 +146,7 @@ class Compressed(Strategy):
         self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
         self._scale = 1.0
-        self._num_empty = 0
+        self._patience = Patience()
 
     @property
     def ledger(self) -> Ledger:
@@ -206,10 +203,13 @@ class Compressed(Strategy):
         SettingError
             If the checkpoint is of another model, strategy or feedback.
         """
-        feedback = self._fitted_feedback(initial_arrays)
+        feedback = self.feedback
+        if self.uplink is not None:
+            feedback = self.uplink.fitted(feedback, initial_arrays)
+            self.uplink = replace(self.uplink, feedback=str(feedback))
         dense_bytes = 4 * sum(prod(a.shape) for a in initial_arrays.values())
         self._initial = initial_arrays
-        self._num_empty = 0
+        self._patience = Patience()
         self._limit = NormLimit(self.max_norm)
         path = None if resume is None else Path(resume)
         inner = InnerState(self.inner) if path or self.checkpoint else None
@@ -299,7 +299,9 @@ class Compressed(Strategy):
                 self.evict(*talk.book.silent_since(oldest))
             arrays = reading.record_of(reading.tensors_of(arrays), self._initial)
         if asked:
-            self._count_empty(bool(accepted), bool(valid), errors)
+            self._patience.count(
+                usable=bool(accepted), answered=bool(valid), errors=errors
+            )
         return arrays, self._with_bytes(server_round, metrics)
 
     def aggregate_evaluate(
@@ -326,29 +328,6 @@ class Compressed(Strategy):
         for client in clients:
             log(WARNING, "Compressed: the memory of %s is taken out", client)
         self._started().book.evict(clients)
-
-    def _fitted_feedback(self, initial_arrays: ArrayRecord) -> Feedback:
-        """Hold the feedback against what will be sent, and complete its settings.
-
-        Raises
-        ------
-        SettingError
-            If a compressor cannot be used with it.
-        """
-        if self.uplink is None:
-            return self.feedback
-        model = layout_of(reading.tensors_of(initial_arrays))
-        lossy, _ = split_layout(model, self.uplink.exact)
-        codecs = [ModelCodec(text) for text in self.uplink.codec.texts]
-        for group in (group for codec in codecs for group in codec.groups(lossy)):
-            found = group.compressor.guarantee(group.layout.shape)
-            what = f"{group.compressor}, which {group.names[0]!r} would use"
-            feedbacks.check_pair(self.feedback, found, what)
-        # Its settings are the same in all rounds, so the weakest one decides.
-        found = weakest([codec.guarantee(lossy) for codec in codecs])
-        feedback = self.feedback.fitted(found)
-        self.uplink = replace(self.uplink, feedback=str(feedback))
-        return feedback
 
     def _started(self) -> Conversation:
         if self._talk is None:
@@ -383,28 +362,6 @@ class Compressed(Strategy):
         for message in messages:
             talk.attach(message, round_, code, self.uplink, self._scale)
         return talk.sent(round_, messages, purpose)
-
-    def _count_empty(self, usable: bool, answered: bool, errors: list[Message]) -> None:
-        """End the training when it has become pointless.
-
-        Raises
-        ------
-        ProtocolError
-            After three rounds in a row without a usable reply.
-        """
-        self._num_empty = 0 if usable else self._num_empty + 1
-        if self._num_empty < MAX_EMPTY_ROUNDS:
-            return
-        why = "no node answered"
-        if errors:
-            why = f"the last error was: {errors[-1].error.reason}"
-        elif answered:
-            why = "none could be decoded, see the log"
-        msg = (
-            f"Compressed: {self._num_empty} rounds in a row without a usable reply; "
-            f"{why}"
-        )
-        raise ProtocolError(msg)
 
     def _with_bytes(
         self, round_: int, metrics: MetricRecord | None

@@ -12,24 +12,11 @@ from flwr.common import log
 
 from fl_lowrank.envelope import REQUEST_KEY, Request
 from fl_lowrank.rng import stream
-from fl_lowrank.scheduled import Scheduled
 
 from .directory import Directory
 from .ledger import Direction, Entry, Ledger, Purpose, array_bytes
 from .turns import Book
-
-
-@dataclass(frozen=True)
-class Uplink:
-    """What clients are told about the way up, as texts.
-
-    Of a codec with schedules they are told what it is in the round.
-    """
-
-    codec: Scheduled
-    feedback: str
-    weight_key: str
-    exact: tuple[str, ...]
+from .uplink import Uplink
 
 
 @dataclass

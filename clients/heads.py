@@ -108,7 +108,7 @@ def read_head(data: bytes) -> Head:
     check(data, "head")
     try:
         return _parse(json.loads(data[FRAME.size : -CRC.size]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         msg = f"memory: the head makes no sense: {error!r}"
         raise WireError(msg) from error
 

@@ -80,6 +80,7 @@ def test_the_mean_stays_with_local_steps(text: str, num_steps: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "text", ["flat(inner=randk(fraction=0.3))", "flat(inner=topk(fraction=0.2))"]
 )

@@ -69,6 +69,7 @@ def test_the_mean_stays_with_local_steps(algorithm: str, graph: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("graph", ["cycle 4", "torus", "complete"])
 @pytest.mark.parametrize("algorithm", algorithms(GRAPHS["cycle 4"]))
 def test_the_mean_stays_for_ten_thousand_steps(algorithm: str, graph: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -46,6 +46,7 @@ def settings(**changes: Any) -> Settings:
         "momentum": 0.0,
         "lr": 0.1,
         "warmup_epochs": 0,
+        "device": "cpu",
     }
     return Settings(**{**common, **changes})
 
@@ -63,22 +64,16 @@ class Union:
 
 def distance_to_one_model(many: Training, num_steps: int = 50) -> float:
     """Largest distance of an agent to one model with a batch four times as large."""
-    alone = Training(
-        settings(
-            topology="complete:1",
-            batch_size=4 * many.settings.batch_size,
-            model=many.settings.model,
-            precision=many.settings.precision,
-        ),
-        many.data,
-    )
+    given = many.settings
+    one = replace(given, topology="complete:1", batch_size=4 * given.batch_size)
+    alone = Training(replace(one, mix_every=1), many.data)
     alone.batches = Union(many.batches)  # type: ignore[assignment]
     start = alone.agents.parameters.clone()
     for _ in range(num_steps):
         many.step()
         alone.step()
     found = alone.agents.parameters
-    assert float((found - start).norm()) > 0.05 * float(start.norm())  # it has moved
+    assert float((found - start).norm()) > 0.02 * float(start.norm())  # it has moved
     return float((many.agents.parameters - found).norm(dim=1).max() / found.norm())
 
 
@@ -147,6 +142,7 @@ def test_mixing_does_not_move_the_mean(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_nor_do_ten_thousand_steps(name: str) -> None:
     assert drift(10_000, ALGORITHMS[name]) < 1e-6

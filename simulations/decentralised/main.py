@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from types import FrameType
 
 from rich.console import Console
 
-from ..errors import SimulationError
+from ..command import check_unused, run_command
 from .arguments import Arguments, read_arguments
 from .driver import run_named
 from .report import write_report
@@ -31,25 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0 only if every run completed.
     """
-    signal.signal(signal.SIGTERM, _leave)
-    try:
-        _run(read_arguments(argv), Console())
-    except SimulationError as error:
-        # Not through the console, which would break the line.
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: _run(read_arguments(argv), Console()))
 
 
 def _run(arguments: Arguments, console: Console) -> None:
     root = arguments.root
-    if root.exists() and any(root.iterdir()):
-        raise SimulationError(
-            f"{root} holds another run already: choose another --name or remove it."
-        )
+    check_unused(root)
     start = time.monotonic()
     runs = list(arguments.runs.values())
     if arguments.num_jobs == 1 or len(runs) == 1:
@@ -62,8 +46,3 @@ def _run(arguments: Arguments, console: Console) -> None:
             list(pool.map(run_named, runs))
     write_report(root, console)
     console.print(f"{time.monotonic() - start:.0f} s; results in {root}")
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    # An exception, so that everything which was started is stopped on the way out.
-    raise SystemExit(128 + number)

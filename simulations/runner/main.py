@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
+from ..command import check_unused, run_command
 from ..data.dataset import DATA_VARIABLE
-from ..errors import SimulationError
 from ..experiments import Run
 from ..report import write_report
 from .arguments import Arguments, read_arguments
@@ -37,27 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0 only if every run completed.
     """
-    console = Console()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    try:
-        _run(read_arguments(argv), console)
-    except SimulationError as error:
-        # Not through the console, which would break the line.
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; everything that was started is stopped.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: _run(read_arguments(argv), Console()))
 
 
 def _run(arguments: Arguments, console: Console) -> None:
     root = arguments.out / arguments.name
-    if root.exists() and any(root.iterdir()):
-        raise SimulationError(
-            f"{root} holds another run already: choose another --name or remove it."
-        )
+    check_unused(root)
     # The app runs in a folder of Flower's: paths mean the folder of the user's shell.
     if os.environ.get(DATA_VARIABLE):
         os.environ[DATA_VARIABLE] = str(Path(os.environ[DATA_VARIABLE]).resolve())
@@ -112,8 +94,3 @@ def _placed(run: Run, root: Path) -> Run:
 
 def _title(run: Run) -> str:
     return run.name or run.settings.dataset
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    # An exception, so that everything which was started is stopped on the way out.
-    raise SystemExit(128 + number)

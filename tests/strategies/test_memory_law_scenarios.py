@@ -255,8 +255,8 @@ def test_request_after_its_deadline_is_refused(
 def test_another_training_starts_with_fresh_memories(
     feedback: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Within one second, so that its first tickets are older than the last ones.
-    clock = SimpleNamespace(time=lambda: 1.7e9)
+    # At one time, so that its first tickets are older than the last ones.
+    clock = SimpleNamespace(time_ns=lambda: 17 * 10**17)
     monkeypatch.setattr(strategies.turns, "time", clock)
     first = act(feedback)
     old = first.memory(5)

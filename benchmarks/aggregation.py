@@ -37,18 +37,9 @@ from strategies.aggregation import Round
 from strategies.norms import NormLimit
 from strategies.turns import Book
 
+from .cnn_client import cnn_arrays, quiet
 from .speed import best_in_turns
 
-SHAPES = {
-    "0.weight": (32, 1, 5, 5),
-    "0.bias": (32,),
-    "3.weight": (64, 32, 5, 5),
-    "3.bias": (64,),
-    "7.weight": (452, 3136),
-    "7.bias": (452,),
-    "9.weight": (10, 452),
-    "9.bias": (10,),
-}
 NUM_CLIENTS = 100
 #: Least speed-up over dense averaging, with reading and of adding alone.
 BARS: dict[str, tuple[float, float] | None] = {
@@ -92,10 +83,12 @@ class Row:
 def update(seed: int) -> dict[str, torch.Tensor]:
     """Draw an update of the network."""
     generator = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(s, generator=generator) for k, s in SHAPES.items()}
+    return {
+        name: torch.randn(t.shape, generator=generator) for name, t in LAYOUT.items()
+    }
 
 
-LAYOUT = layout_of(update(0))
+LAYOUT = layout_of(cnn_arrays().to_torch_state_dict())
 MODEL_BYTES = 4 * sum(t.numel for t in LAYOUT.values())
 
 
@@ -229,7 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 100)
-    rows = measure(options.methods, options.turns)
+    with quiet():
+        rows = measure(options.methods, options.turns)
     show(rows, console)
     missed = [row.text for row in rows if row.missed]
     if missed:

@@ -174,16 +174,17 @@ def merge(parts: Sequence[Weighted]) -> list[Weighted]:
     SketchError
         If a sum of sketches cannot be decoded; each of them alone may be.
     """
-    by_type: dict[type[Addend], list[Weighted]] = {}
-    for part in parts:
-        by_type.setdefault(type(part[0]), []).append(part)
-    return [joint for cls, same in by_type.items() for joint in cls.merged(same)]
+    return [joint for cls, same in _by_type(parts) for joint in cls.merged(same)]
 
 
 def add_all(parts: Sequence[Weighted], out: Tensor) -> None:
     """Add merged parts to a float tensor, in place."""
-    by_type: dict[type[Addend], list[Weighted]] = {}
-    for part in parts:
-        by_type.setdefault(type(part[0]), []).append(part)
-    for cls, same in by_type.items():
+    for cls, same in _by_type(parts):
         cls.add_many(same, out)
+
+
+def _by_type(parts: Sequence[Weighted]) -> list[tuple[type[Addend], list[Weighted]]]:
+    groups: dict[type[Addend], list[Weighted]] = {}
+    for part in parts:
+        groups.setdefault(type(part[0]), []).append(part)
+    return list(groups.items())

@@ -77,6 +77,7 @@ class UpdateSum:
         self._flat = torch.zeros(ends[-1], dtype=torch.float64)
         self._most_waiting = max(_WAITING_BYTES, int(_WAITING_SHARE * 4 * ends[-1]))
         self._waiting: list[tuple[str, ReadUpdate]] = []
+        self._waiting_bytes = 0
         self._failed: dict[str, WireError] = {}
 
     def read(self, data: bytes) -> ReadUpdate:
@@ -97,7 +98,8 @@ class UpdateSum:
     def put(self, sender: str, message: ReadUpdate) -> None:
         """Add what was read, now or later."""
         self._waiting.append((sender, message))
-        if sum(m.num_bytes for _, m in self._waiting) > self._most_waiting:
+        self._waiting_bytes += message.num_bytes
+        if self._waiting_bytes > self._most_waiting:
             self._flush()
 
     def close(self) -> tuple[dict[str, Tensor], Mapping[str, WireError]]:
@@ -120,7 +122,7 @@ class UpdateSum:
             return part
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
         try:
             merged = _merged([message for _, message in waiting])
         except WireError:

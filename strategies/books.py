@@ -14,7 +14,7 @@ from fl_lowrank.feedback import Feedback
 
 from .node_book import NodeBook
 from .node_memories import NodeMemories
-from .turns import Book
+from .turns import Book, new_fid
 
 MemoryMode: TypeAlias = Literal["sum", "per-node"]
 
@@ -50,7 +50,7 @@ def new_book(feedback: Feedback, folder: Path | None) -> Book:
     """Make the book of a new training."""
     if folder is None or not feedback.has_share:
         return Book(feedback)
-    fid = Book(feedback).fid
+    fid = new_fid()
     return NodeBook(feedback, fid, memories=NodeMemories(folder, fid))
 
 

@@ -20,6 +20,11 @@ from fl_lowrank.errors import ProtocolError
 from fl_lowrank.feedback import Feedback
 
 
+def new_fid() -> bytes:
+    """Name a training, by 128 random bits."""
+    return secrets.token_bytes(16)
+
+
 @dataclass
 class Member:
     """What the server keeps of one client: O(1), whatever the model.
@@ -71,7 +76,7 @@ class Book:
     """
 
     feedback: Feedback
-    fid: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    fid: bytes = field(default_factory=new_fid)
     epoch: int = field(default_factory=lambda: secrets.randbits(64))
     start: int = field(default_factory=lambda: time.time_ns())
     members: dict[str, Member] = field(default_factory=dict)

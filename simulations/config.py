@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from fl_lowrank.schedules import Cosine
+
 from .errors import SimulationError
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
@@ -47,6 +49,8 @@ class Settings:
         A client's passes over its data in a round, and samples per step.
     lr, momentum : float
         The client's SGD.
+    lr_end_factor : float
+        What is left of `lr` in the last round; it falls by half a cosine.
     precision : str
         Of the products in a client's training: float32, or bfloat16, which is faster on
         processors and GPUs that have it. Parameters and updates are float32 with both.
@@ -78,6 +82,7 @@ class Settings:
     local_epochs: int
     batch_size: int
     lr: float
+    lr_end_factor: float
     momentum: float
     precision: str
     strategy: str
@@ -147,6 +152,24 @@ class Settings:
             server_round % self.evaluate_every == 0 or server_round == self.num_rounds
         )
 
+    def lr_in(self, server_round: int) -> float:
+        """Give the client's step in a round.
+
+        Parameters
+        ----------
+        server_round : int
+            The round, from 1.
+
+        Returns
+        -------
+        float
+            `lr` in the first round, `lr_end_factor` times that in the last.
+        """
+        if self.num_rounds == 1:
+            return self.lr
+        end = self.lr * self.lr_end_factor
+        return Cosine(self.lr, end, rounds=self.num_rounds).of(server_round)
+
     def to_run_config(self) -> dict[str, Any]:
         """Return the settings under Flower's keys.
 
@@ -171,6 +194,7 @@ _RANGES = (
     ("local_epochs", 1, _MANY),
     ("batch_size", 1, _MANY),
     ("lr", 1e-12, _MANY),
+    ("lr_end_factor", 1e-6, 1),
     ("momentum", 0, 1),
     ("server_lr", 1e-12, _MANY),
     ("timeout", 1, _MANY),

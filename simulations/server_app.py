@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
+from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result
 from torch import nn
@@ -79,7 +79,6 @@ def _run(grid: Grid, settings: Settings, folder: RunFolder) -> Result:
         initial_arrays=ArrayRecord(model.state_dict()),
         num_rounds=settings.num_rounds,
         timeout=settings.timeout,
-        train_config=ConfigRecord({"lr": settings.lr}),
         evaluate_fn=_central_evaluation(model, data, strategy, folder, settings),
     )
     if not result.train_metrics_clientapp:

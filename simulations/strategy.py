@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
 from strategies import Compressed
@@ -31,6 +33,21 @@ STRATEGIES = {
 NO_COMPRESSION = "none"
 
 
+class Annealed(Compressed):
+    """Sends the clients' step of each round, in units of which errors are kept."""
+
+    def __init__(self, inner: FedAvg, settings: Settings, **options: Any) -> None:
+        super().__init__(inner, **options)
+        self._settings = settings
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask nodes to train with the round's step."""
+        config["lr"] = self._settings.lr_in(server_round)
+        return super().configure_train(server_round, arrays, config, grid)
+
+
 def build_strategy(settings: Settings) -> Compressed:
     """Build the strategy that a run config names.
 
@@ -48,7 +65,7 @@ def build_strategy(settings: Settings) -> Compressed:
     options: dict[str, Any] = dict(inner.constants)
     if inner.lr_name is not None:
         options[inner.lr_name] = settings.server_lr
-    return Compressed(
+    return Annealed(
         inner.make(
             fraction_train=settings.fraction_train,
             fraction_evaluate=settings.fraction_evaluate,
@@ -57,6 +74,7 @@ def build_strategy(settings: Settings) -> Compressed:
             min_available_nodes=1,
             **options,
         ),
+        settings,
         uplink=None if settings.uplink == NO_COMPRESSION else settings.uplink,
         feedback=settings.feedback,
         seed=settings.seed,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 
 import pytest
@@ -45,6 +46,16 @@ def test_a_whole_number_will_do_for_a_real_one() -> None:
 def test_errors_say_what_is_wrong(change: dict[str, object], message: str) -> None:
     with pytest.raises(SimulationError, match=message):
         Settings.from_run_config(default_run_config() | change)
+
+
+def test_the_step_falls_by_half_a_cosine() -> None:
+    settings = dataclasses.replace(_defaults(), lr=0.2, lr_end_factor=0.5, num_rounds=5)
+    steps = [settings.lr_in(r) for r in range(1, 6)]
+    assert steps[0] == 0.2
+    assert steps[2] == pytest.approx(0.15)
+    assert steps[4] == pytest.approx(0.1)
+    assert steps == sorted(steps, reverse=True)
+    assert dataclasses.replace(settings, num_rounds=1).lr_in(1) == 0.2
 
 
 def test_a_missing_key_is_named() -> None:

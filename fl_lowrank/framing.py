@@ -63,11 +63,11 @@ def open_sealed(data: bytes) -> bytes:
             "same major version of fl-lowrank on both ends"
         )
         raise VersionError(msg)
-    head, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-    if zlib.crc32(head) != int.from_bytes(crc, "little"):
+    crc = int.from_bytes(data[-_CRC_BYTES:], "little")
+    if zlib.crc32(memoryview(data)[:-_CRC_BYTES]) != crc:
         msg = "wire: checksum does not match; the message was damaged on its way"
         raise WireError(msg)
-    return head[len(MAGIC) + 1 :]
+    return data[len(MAGIC) + 1 : -_CRC_BYTES]
 
 
 class Reader:

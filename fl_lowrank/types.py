@@ -301,7 +301,7 @@ def all_finite(x: Tensor) -> bool:
     """
     sums = torch.float64 if x.dtype == torch.float64 else torch.float32
     total = x.detach().sum(dtype=sums)
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(x).all())
+    return math.isfinite(float(total)) or bool(torch.isfinite(x).all())
 
 
 def check_dtype(who: str, x: Tensor) -> Tensor:

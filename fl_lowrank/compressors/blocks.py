@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import SettingError
-from ..linalg import bit_pattern, working_dtype
+from ..linalg import working_dtype
 from ..types import Coding, Field, Kind, Payload
 from .common import check_range, finish, need, shift
 
@@ -104,17 +105,15 @@ def binary_unit(x: Tensor) -> tuple[Tensor, int]:
 
 def choose_scales(sizes: Tensor, *, up: bool) -> Scales:
     """Round scales, float64 and not negative, up or down to what travels."""
-    top = float(sizes.max()) if sizes.numel() else 0.0
-    exponent = math.frexp(top)[1] - _TOP
-    exact = shift(sizes, -exponent)
-    exact = torch.where(exact < _LEAST, 0.0, exact)
+    exact = sizes.cpu().numpy()
+    exponent = math.frexp(float(exact.max(initial=0.0)))[1] - _TOP
+    exact = np.ldexp(exact, -exponent)
+    exact = np.where(exact < _LEAST, 0.0, exact)
     wide = len(exact) == 1 or bool(((exact > 0.0) & (exact < _LEAST_HALF)).any())
-    values = exact.to(torch.float32 if wide else torch.float16)
-    # Patterns of neighbouring positive numbers are neighbouring integers.
-    pattern = bit_pattern(values)
-    near = values.to(torch.float64)
-    step = (near < exact).to(pattern) if up else -(near > exact).to(pattern)
-    return Scales((pattern + step).view(values.dtype), exponent)
+    values = exact.astype(np.float32 if wide else np.float16)
+    wrong = values < exact if up else values > exact
+    values[wrong] = np.nextafter(values, np.inf if up else -np.inf)[wrong]
+    return Scales(torch.from_numpy(values).to(sizes.device), exponent)
 
 
 def in_steps(unit: Tensor, block: int, steps: Scales) -> Tensor:
@@ -155,8 +154,8 @@ def level_payload(
     return Payload(BLOCKS, tuple(x.shape), x.dtype, fields)
 
 
-def rescale(payload: Payload, flat: Tensor) -> Tensor:
-    """Multiply each block of ``flat`` by its scale, in place; gives the tensor."""
+def rescale(payload: Payload, flat: Tensor, times: float = 1.0) -> Tensor:
+    """Multiply each block of ``flat`` by its scale times a power of two, in place."""
     layout, scales = payload.tensor("layout"), payload.tensor("scales")
     need(layout.numel() == 2, payload, f"{layout.numel()} numbers in the layout")
     block, exponent = (int(v) for v in layout)
@@ -168,7 +167,7 @@ def rescale(payload: Payload, flat: Tensor) -> Tensor:
     need(not bool((scales < 0).any()), payload, "a negative scale")
     far = 0 if abs(exponent) < 100 else exponent  # one pass less over the entries
     factors = Scales(scales.to(flat.device), exponent - far).expanded(flat.dtype)
-    for part, factor in with_scales(flat, block, factors):
+    for part, factor in with_scales(flat, block, factors * times):
         part.mul_(factor)
     return finish(payload, shift(flat, far) if far else flat)
 

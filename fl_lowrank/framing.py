@@ -41,14 +41,17 @@ def dtype_code(dtype: torch.dtype) -> int:
     return _DTYPE_CODES[dtype]
 
 
-def seal(body: bytes) -> bytes:
-    """Put magic, version and checksum around a body."""
-    head = MAGIC + bytes([VERSION]) + body
-    return head + zlib.crc32(head).to_bytes(_CRC_BYTES, "little")
+def seal(*body: bytes) -> bytes:
+    """Put magic, version and checksum around a body, which may come in parts."""
+    parts = (MAGIC, bytes([VERSION]), *body)
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return b"".join((*parts, crc.to_bytes(_CRC_BYTES, "little")))
 
 
-def open_sealed(data: bytes) -> bytes:
-    """Check magic, version and checksum, and give the body."""
+def open_sealed(data: bytes) -> Reader:
+    """Check magic, version and checksum, and give a reader of the body."""
     if len(data) < len(MAGIC) + 1 + _CRC_BYTES or data[: len(MAGIC)] != MAGIC:
         msg = (
             f"wire: expected a message that starts with {MAGIC!r}, found "
@@ -67,31 +70,44 @@ def open_sealed(data: bytes) -> bytes:
     if zlib.crc32(memoryview(data)[:-_CRC_BYTES]) != crc:
         msg = "wire: checksum does not match; the message was damaged on its way"
         raise WireError(msg)
-    return data[len(MAGIC) + 1 : -_CRC_BYTES]
+    return Reader(data, len(MAGIC) + 1, len(data) - _CRC_BYTES)
 
 
 class Reader:
-    """Bounded reading of bytes from front to back."""
+    """Bounded reading of bytes from front to back.
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.pos = 0
+    Parameters
+    ----------
+    data : bytes
+        Not copied before it is taken.
+    start, end : int
+        What of it is read; all by default.
+    """
+
+    def __init__(self, data: bytes, start: int = 0, end: int | None = None) -> None:
+        self._data = data
+        self._pos = start
+        self._end = len(data) if end is None else end
+
+    @property
+    def left(self) -> int:
+        """How many bytes there are still."""
+        return self._end - self._pos
 
     def take(self, count: int) -> bytes:
         """Take exactly ``count`` bytes."""
-        if count > len(self.data) - self.pos:
-            msg = (
-                f"wire: expected {count} more bytes, found "
-                f"{len(self.data) - self.pos}; the message is truncated"
-            )
-            raise WireError(msg)
-        part = self.data[self.pos : self.pos + count]
-        self.pos += count
-        return part
+        start = self._skip(count)
+        return self._data[start : self._pos]
+
+    def part(self, count: int) -> Reader:
+        """Give a reader of exactly the next ``count`` bytes."""
+        start = self._skip(count)
+        return Reader(self._data, start, self._pos)
 
     def varint(self, at_most: int, what: str) -> int:
         """Read a number that may not exceed ``at_most``."""
-        value, self.pos = read_varint(self.data, self.pos)
+        value, pos = read_varint(self._data, self._pos)
+        self._skip(pos - self._pos)
         if value > at_most:
             msg = f"wire: {what} is {value}, at most {at_most} is possible here"
             raise WireError(msg)
@@ -99,10 +115,20 @@ class Reader:
 
     def rest(self) -> bytes:
         """Take all that is left."""
-        return self.take(len(self.data) - self.pos)
+        return self.take(self.left)
 
     def finish(self) -> None:
         """Refuse bytes that nobody announced."""
-        if self.pos != len(self.data):
-            msg = f"wire: {len(self.data) - self.pos} bytes left over at the end"
+        if self.left:
+            msg = f"wire: {self.left} bytes left over at the end"
             raise WireError(msg)
+
+    def _skip(self, count: int) -> int:
+        if count > self.left:
+            msg = (
+                f"wire: expected {count} more bytes, found {self.left}; the message "
+                "is truncated"
+            )
+            raise WireError(msg)
+        self._pos += count
+        return self._pos - count

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import decoders, wire
 from .errors import CompressionError
-from .framing import Reader, open_sealed, seal
+from .framing import open_sealed, seal
 from .grouping import Group, Layout, join, joint_layout, read_table, write_table
 from .rng import Rng
 from .types import Payload, State
@@ -32,7 +32,7 @@ class Writer:
     def write(self, groups: Sequence[Group]) -> bytes:
         """Give the message of these groups, in the order of their first tensors."""
         bodies = [self._body(group)[0] for group in groups]
-        return seal(b"".join([write_table(groups, list(self._update)), *bodies]))
+        return seal(write_table(groups, list(self._update)), *bodies)
 
     def states_of(self, groups: Sequence[Group]) -> State:
         """Give the state after the message."""
@@ -74,7 +74,7 @@ def read_payloads(
     data: bytes, layout: Layout
 ) -> Iterator[tuple[tuple[str, ...], Payload]]:
     """Read the payloads of an update, with the names of the tensors in each."""
-    reader = Reader(open_sealed(data))
+    reader = open_sealed(data)
     for members in read_table(reader, list(layout)):
         expect = joint_layout(members, layout)
         with naming(members[0]):

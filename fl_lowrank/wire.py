@@ -55,7 +55,7 @@ class TensorLayout:
 
 def pack(payload: Payload) -> bytes:
     """Write a payload as a message of its own."""
-    return seal(pack_body(payload))
+    return seal(*_body_parts(payload))
 
 
 def unpack(
@@ -69,7 +69,7 @@ def unpack(
         If the bytes are not exactly one well-formed message of the expected
         shape and dtype; `VersionError` if they are of another format version.
     """
-    reader = Reader(open_sealed(data))
+    reader = open_sealed(data)
     payload = unpack_body(reader, kinds, expect)
     reader.finish()
     return payload
@@ -77,6 +77,10 @@ def unpack(
 
 def pack_body(payload: Payload) -> bytes:
     """Write a payload without magic and checksum, to stand inside another."""
+    return b"".join(_body_parts(payload))
+
+
+def _body_parts(payload: Payload) -> list[bytes]:
     kind = payload.kind
     fits = tuple(payload.fields) == kind.fields and all(
         _may_travel_as(kind, i, field.coding)
@@ -91,9 +95,9 @@ def pack_body(payload: Payload) -> bytes:
     parts += [write_varint(n) for n in payload.shape]
     parts.append(write_varint(kind.code))
     for field in payload.fields.values():
-        data = _field_bytes(field, payload.numel)
-        parts += [bytes([field.coding]), write_varint(len(data)), data]
-    return b"".join(parts)
+        data = _field_parts(field, payload.numel)
+        parts += [bytes([field.coding]), write_varint(sum(map(len, data))), *data]
+    return parts
 
 
 def unpack_body(
@@ -170,7 +174,7 @@ def _read_fields(
                 f"{kind.codings[i].name}, found coding {code}; the message is damaged"
             )
             raise WireError(msg)
-        reader = Reader(outer.take(outer.varint(len(outer.data), "a field's length")))
+        reader = outer.part(outer.varint(outer.left, "a field's length"))
         if code == Coding.NESTED:
             inner = unpack_body(
                 reader, kinds, None, depth + 1, room, multiplied=multiplied
@@ -183,19 +187,19 @@ def _read_fields(
     return fields
 
 
-def _field_bytes(field: Field, numel: int) -> bytes:
-    if isinstance(field.value, Payload):
-        return pack_body(field.value)
+def _field_parts(field: Field, numel: int) -> list[bytes]:
     values = field.value
+    if isinstance(values, Payload):
+        return _body_parts(values)
     if field.coding == Coding.RAW:
-        return bytes([dtype_code(values.dtype)]) + floats.encode_raw(values)
+        return [bytes([dtype_code(values.dtype)]), floats.encode_raw(values)]
     if field.coding == Coding.BITS:
-        return write_varint(values.numel()) + bits.encode_bits(values)
+        return [write_varint(values.numel()), bits.encode_bits(values)]
     if field.coding == Coding.INDICES:
-        return indices.encode_indices(values, numel)
+        return [indices.encode_indices(values, numel)]
     if field.coding == Coding.SYMBOLS:
-        return write_varint(values.numel()) + symbols.encode_symbols(values)
-    return b"".join(write_varint(zigzag(int(v))) for v in values.tolist())
+        return [write_varint(values.numel()), symbols.encode_symbols(values)]
+    return [write_varint(zigzag(int(v))) for v in values.tolist()]
 
 
 def _read_values(code: int, reader: Reader, numel: int) -> Tensor:
@@ -212,7 +216,7 @@ def _read_values(code: int, reader: Reader, numel: int) -> Tensor:
         count = reader.varint(limit, "a number of symbols")
         return symbols.decode_symbols(reader.rest(), count)
     integers: list[int] = []
-    while reader.pos < len(reader.data):
+    while reader.left:
         integers.append(unzigzag(reader.varint((1 << 64) - 1, "an integer")))
         if len(integers) > _MAX_INTEGERS:
             msg = f"wire: expected at most {_MAX_INTEGERS} integers, found more"

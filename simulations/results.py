@@ -17,6 +17,8 @@ import fl_lowrank
 
 _VERSIONS_OF = ("constriction", "flwr", "numpy", "torch")
 
+_FILES = ("config.json", "partition.json", "rounds.jsonl", "error.json")
+
 Round = dict[str, Any]
 
 
@@ -82,6 +84,12 @@ class RunFolder:
         if self.path is not None:
             with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
+
+    def clear(self) -> None:
+        """Remove what a run has written, so that it can start anew."""
+        if self.path is not None:
+            for name in _FILES:
+                (self.path / name).unlink(missing_ok=True)
 
     def write_error(self, error: Exception) -> None:
         """Write why the run failed.

@@ -37,7 +37,7 @@ _COMMON = {
 
 FASHION = Experiment(
     num_clients=40,
-    common=_COMMON | {"lr-end-factor": 0.01},
+    common=_COMMON | {"lr": 0.1, "lr-end-factor": 0.01},
     settings={
         f"{feedback}-{participation}": changes | share
         for participation, share in _PARTICIPATIONS.items()

@@ -39,6 +39,7 @@ class Arguments:
     engine: str
     num_jobs: int
     num_gpus_per_client: float
+    resume: bool
 
 
 def read_arguments(argv: Sequence[str] | None = None) -> Arguments:
@@ -66,6 +67,8 @@ def read_arguments(argv: Sequence[str] | None = None) -> Arguments:
     runs = experiment.runs(overrides, found.num_clients)
     if found.num_jobs < 1:
         raise SimulationError(f"--num-jobs must be at least 1, found {found.num_jobs}.")
+    if found.resume and not found.name:
+        raise SimulationError("--resume needs the --name of what to go on with.")
     check(runs)
     return Arguments(
         runs=runs,
@@ -74,6 +77,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> Arguments:
         engine=found.engine,
         num_jobs=found.num_jobs,
         num_gpus_per_client=found.num_gpus_per_client,
+        resume=found.resume,
     )
 
 
@@ -121,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"one of {', '.join(EXPERIMENTS)} (default: %(default)s)",
     )
     parser.add_argument("--name", help="folder of the results (default: with the time)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on in the folder --name: complete runs in it are not repeated",
+    )
     parser.add_argument("--out", default="runs", help="where it lies (%(default)s)")
     parser.add_argument("--num-clients", type=int, help="clients of the federation")
     for key, kind in _FLAGS.items():

@@ -18,6 +18,7 @@ from .arguments import Arguments, read_arguments
 from .flower import run_with_flower
 from .in_process import run_side_by_side
 from .progress import Display
+from .resuming import incomplete
 from .superlink import LocalSuperLink
 
 
@@ -39,15 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments, console: Console) -> None:
     root = arguments.out / arguments.name
-    check_unused(root)
+    if not arguments.resume:
+        check_unused(root)
     # The app runs in a folder of Flower's: paths mean the folder of the user's shell.
     if os.environ.get(DATA_VARIABLE):
         os.environ[DATA_VARIABLE] = str(Path(os.environ[DATA_VARIABLE]).resolve())
     runs = [_placed(run, root) for run in arguments.runs]
-    for run in runs:
+    left = incomplete(runs) if arguments.resume else runs
+    for run in left:
         Path(run.settings.out).mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    ENGINES[arguments.engine](runs, root, arguments, console)
+    if left:
+        ENGINES[arguments.engine](left, root, arguments, console)
     write_report(root, console)
     console.print(f"{time.monotonic() - start:.0f} s; results in {root}")
 

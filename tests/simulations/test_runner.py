@@ -37,6 +37,7 @@ SMALL = (
         (["--num-rounds", "0"], "num-rounds must be from 1"),
         (["--num-clients", "0"], "--num-clients must be at least 1"),
         (["--num-jobs", "0"], "--num-jobs must be at least 1"),
+        (["--resume"], "--resume needs the --name"),
         (["nope"], "unknown experiment 'nope'.*digits"),
     ],
 )
@@ -99,6 +100,31 @@ def test_several_settings_and_seeds(tmp_path: Path) -> None:
     rows = [line for line in ended.stdout.splitlines() if "│" in line]
     assert len(rows) == 2, ended.stdout
     assert all("±" in row for row in rows)
+
+
+def test_an_experiment_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    arguments = ("digits-compare", *SMALL, "--seed", "4", "--name", "d")
+    assert run(tmp_path, *arguments).exit_code == 0
+    done, stopped = (
+        tmp_path / "runs" / "d" / name / "seed-4" for name in ("default", "identity")
+    )
+    before = {name: RunFolder(name).read_rounds() for name in (done, stopped)}
+    lines = (stopped / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (stopped / "rounds.jsonl").write_text("".join(lines[:-1]))
+
+    ended = run(tmp_path, *arguments, "--resume")
+    assert ended.exit_code == 0, ended
+    assert "identity/seed-4: round 2/2" in ended.stdout
+    assert "default/seed-4: round" not in ended.stdout
+    assert len([line for line in ended.stdout.splitlines() if "│" in line]) == 2
+    assert RunFolder(done).read_rounds() == before[done]
+    again = [entry["accuracy"] for entry in RunFolder(stopped).read_rounds()]
+    assert again == [entry["accuracy"] for entry in before[stopped]]
+
+    other = run(tmp_path, *arguments, "--resume", "--set", "lr=0.3")
+    assert other.exit_code == 1
+    assert "holds a run with another lr" in other.stderr
+    assert RunFolder(done).read_rounds() == before[done]
 
 
 def test_a_missing_data_folder_relative_to_the_user(tmp_path: Path) -> None:

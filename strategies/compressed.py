@@ -315,7 +315,8 @@ class Compressed(Strategy):
                 oldest = server_round - self.evict_after
                 self.evict(*talk.book.silent_since(oldest))
             arrays = reading.record_of(reading.tensors_of(arrays), self._initial)
-        if asked:
+        # After a restart a whole round may have to be sent the whole model again.
+        if asked and (accepted or not talk.num_behind):
             self._patience.count(
                 usable=bool(accepted), answered=bool(valid), errors=errors
             )

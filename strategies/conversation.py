@@ -37,6 +37,8 @@ class Conversation:
         Size of the model as float32.
     downlink : Downlink, optional
         What models are sent by, if not as they are.
+    num_behind : int
+        Clients that could not follow the last models, and will be sent whole ones.
     """
 
     book: Book
@@ -46,6 +48,7 @@ class Conversation:
     directory: Directory = field(default_factory=Directory)
     ledger: Ledger = field(default_factory=Ledger)
     downlink: Downlink | None = None
+    num_behind: int = 0
     _sent: list[Message] = field(default_factory=list)
 
     def attach(
@@ -153,5 +156,4 @@ class Conversation:
         if self.downlink is not None:
             for client in answered:
                 self.downlink.heard(client)
-            for client in refused:
-                self.downlink.refused(client)
+            self.num_behind = sum(map(self.downlink.refused, refused))

@@ -172,13 +172,15 @@ class Downlink:
             if not told.is_whole:
                 self.refusals.pop(client, None)
 
-    def refused(self, client: str) -> None:
-        """Note that a client could not use the last message."""
+    def refused(self, client: str) -> bool:
+        """Note that a client could not use the last message; whether it now will."""
         told = self._told.pop(client, None)
         self.held.pop(client, None)
-        if told is not None and not told.is_whole:
-            self.refusals[client] = self.refusals.get(client, 0) + 1
-            log(INFO, "Compressed: %s will be sent the whole model", client)
+        if told is None or told.is_whole:
+            return False
+        self.refusals[client] = self.refusals.get(client, 0) + 1
+        log(INFO, "Compressed: %s will be sent the whole model", client)
+        return True
 
     def _follow(self, number: int, arrays: ArrayRecord, num_absent: int) -> None:
         """Compress what is new in a model, and move the reference if it is time."""

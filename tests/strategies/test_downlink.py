@@ -36,7 +36,7 @@ from tests.strategies.reference_oracle import (
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_all_ends_hold_the_same_bits(downlink: str, fraction: float) -> None:
     inner = FedAvg(fraction_train=fraction, fraction_evaluate=fraction)
-    _, oracle, grid = run(Compressed(inner, UPLINK, downlink=downlink), 12)
+    _, oracle, _ = run(Compressed(inner, UPLINK, downlink=downlink), 12)
     assert oracle.check_clients() == NUM_NODES
     assert len(oracle.trained) == 12 * NUM_NODES * fraction
     assert NUM_NODES <= oracle.counts["whole"] <= 2 * NUM_NODES
@@ -202,7 +202,7 @@ def test_a_model_that_has_diverged_is_named() -> None:
             _, metrics = super().aggregate_train(*args)
             return ArrayRecord({"w": Array(np.full(DIM, np.nan, np.float32))}), metrics
 
-    with pytest.raises(InputError, match="'w'.*expected finite numbers"):
+    with pytest.raises(InputError, match=r"'w'.*expected finite numbers"):
         train(
             Compressed(Diverging(), UPLINK, downlink=DOWNLINK, linear=True),
             arrays=arrays,

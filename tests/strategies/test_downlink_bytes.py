@@ -38,7 +38,7 @@ def test_the_ledger_counts_the_bytes_of_messages(fraction: float) -> None:
 
 
 def test_who_has_the_model_from_evaluating_it_is_sent_nothing_to_train() -> None:
-    grid, oracle = watched()
+    grid, _ = watched()
     sizes: list[tuple[str, int, int]] = []
     saw = grid.on_request
 

@@ -61,13 +61,12 @@ def restore(
         else:
             model |= _followed(before, sent, lossy)
             model |= ModelCodec.decode(sent.exact, exact)
+        shown = model | moved(model, sent.step, lossy) if sent.step else model
         if before.base != sent.reference:
             new = replace(before, seen=request.ticket, base=sent.reference)
-            slot.save(replace(new, tensors=dict(model)))
-    if sent.step:
-        model |= moved(model, sent.step, lossy)
+            slot.save(replace(new, tensors=model))
     (key,) = message.content.array_records
-    arrays = {name: Array(tensor.numpy()) for name, tensor in model.items()}
+    arrays = {name: Array(tensor.numpy()) for name, tensor in shown.items()}
     message.content[key] = ArrayRecord(arrays)
 
 

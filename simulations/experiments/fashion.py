@@ -9,6 +9,9 @@ last models swing, EF21's most.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .experiment import Experiment
 
 _TOPK = "topk(fraction=0.01) >> natural()"
@@ -61,11 +64,11 @@ FASHION_METHODS = Experiment(
     },
 )
 
-_SERVERS = {
+_SERVERS: Mapping[str, dict[str, Any]] = {
     "fedavg": {"strategy": "fedavg"},
     "fedadam": {"strategy": "fedadam", "server-lr": 0.01},
 }
-_DOWNLINKS = {
+_DOWNLINKS: Mapping[str, dict[str, Any]] = {
     "whole": {"downlink": "identity()"},
     "ecsq": {"downlink": "ecsq(nmse=0.2)"},
     "budget": {"downlink": "budget(bytes=250000)"},

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fl_lowrank.errors import InputError, WireError
+from fl_lowrank.framing import DTYPES
 
 from .turns import Memory
 
@@ -27,10 +28,8 @@ FRAME = struct.Struct("<4sI")
 CRC = struct.Struct("<I")
 _MAGIC = b"FLM1"
 _ALIGNMENT = 8
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-}
+#: Whole models are kept too, with their integers.
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
 
 #: Name, dtype and shape of a tensor.
 Entry: TypeAlias = tuple[str, torch.dtype, list[int]]

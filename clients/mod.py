@@ -8,7 +8,6 @@ from functools import partial
 from logging import WARNING
 from typing import Literal
 
-import torch
 from flwr.app import (
     Array,
     ArrayRecord,
@@ -40,7 +39,8 @@ from fl_lowrank.rng import Rng
 from fl_lowrank.types import all_finite
 from fl_lowrank.updates import MAX_NUM_EXAMPLES, split_layout, weighted_update
 
-from . import turns
+from . import reference, turns
+from .arrays import only_arrays, tensors_of
 from .homes import Home, choose, client_key
 from .importance import GradientFn, Weighing
 
@@ -58,8 +58,9 @@ class CompressionMod:
     It holds no settings: compressor, feedback and the numbers of the round come with
     every message. It computes ``reply - received``, adds what the feedback remembers,
     and sends the bytes as one Array of type ``fl-lowrank/1`` in the reply's own
-    ArrayRecord. The memory is saved before the reply leaves. Messages of a server
-    without ``Compressed`` pass untouched.
+    ArrayRecord. The memory is saved before the reply leaves. A model that comes
+    compressed is whole again before anybody else sees it. Messages of a server without
+    ``Compressed`` pass untouched.
 
     A request that cannot be served (older than one already seen, unknown compressor,
     an update that is not finite, arrays of other names or shapes than received) is
@@ -120,7 +121,8 @@ class CompressionMod:
         """
         turns.check_deadline(request)
         feedback = feedbacks.named(request.feedback)
-        received = _tensors(_only_arrays(message, "the request"))
+        reference.restore(message, context, request, self.memory)
+        received = tensors_of(only_arrays(message, "the request"))
         lossy, exact = split_layout(layout_of(received), request.exact)
         home = self.memory
         if home == "auto":
@@ -137,7 +139,7 @@ class CompressionMod:
         reply = call_next(message, context)
         if reply.has_error():
             return reply
-        trained = _tensors(_only_arrays(reply, "the reply"))
+        trained = tensors_of(only_arrays(reply, "the reply"))
         _check_same_model(received, trained)
         begin = time.perf_counter()
         factor = _num_examples(reply, request.weight_key) / request.scale
@@ -189,29 +191,6 @@ def _take_request(message: Message) -> bytes | None:
                 del message.content[key]  # the server added the record for us
             return data if isinstance(data, bytes) else b""
     return None
-
-
-def _only_arrays(message: Message, what: str) -> ArrayRecord:
-    records = list(message.content.array_records.values())
-    if len(records) != 1:
-        msg = (
-            f"expected exactly one ArrayRecord in {what}, found {len(records)}; "
-            "send the whole model in one"
-        )
-        raise ProtocolError(msg)
-    return records[0]
-
-
-def _tensors(record: ArrayRecord) -> dict[str, Tensor]:
-    """Read the arrays; each read makes new ones, so these are nobody else's."""
-    out = {}
-    for name, array in record.items():
-        try:
-            out[name] = torch.from_numpy(array.numpy()).contiguous()
-        except TypeError as error:
-            msg = f"array {name!r} is not one that torch can hold: {error}"
-            raise InputError(msg) from error
-    return out
 
 
 def _num_bytes(layout: Layout) -> int:

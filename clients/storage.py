@@ -33,10 +33,11 @@ from .heads import Entry, Head
 from .turns import Memory
 
 STATE_KEY = "fl-lowrank"
+REFERENCE_KEY = "fl-lowrank-reference"
 _STYPE = "fl-lowrank-memory/1"
 
 
-def load(context: Context) -> Memory | None:
+def load(context: Context, key: str = STATE_KEY) -> Memory | None:
     """Give the memory that `save` left in the context, or none.
 
     Raises
@@ -44,23 +45,23 @@ def load(context: Context) -> Memory | None:
     WireError
         If there is something else under our key.
     """
-    data = _bytes_in(context)
+    data = _bytes_in(context, key)
     return None if data is None else from_bytes(data, checked=False)
 
 
 def load_state(context: Context) -> Memory | None:
     """Give what `load` gives, but without its tensors."""
-    data = _bytes_in(context)
+    data = _bytes_in(context, STATE_KEY)
     if data is None:
         return None
     return heads.read_head(data[: heads.head_size(data[: heads.FRAME.size])]).state
 
 
-def save(context: Context, memory: Memory) -> None:
+def save(context: Context, memory: Memory, key: str = STATE_KEY) -> None:
     """Keep the memory in the context."""
     data = b"".join(to_parts(memory, checked=False))
     array = Array(dtype="uint8", shape=(len(data),), stype=_STYPE, data=data)
-    context.state[STATE_KEY] = ArrayRecord({"memory": array})
+    context.state[key] = ArrayRecord({"memory": array})
 
 
 def to_bytes(memory: Memory) -> bytes:
@@ -128,14 +129,14 @@ def from_bytes(data: bytes, *, checked: bool = True) -> Memory:
     return read_body(head, bytearray(memoryview(data)[size:]), checked=checked)
 
 
-def _bytes_in(context: Context) -> bytes | None:
-    record = context.state.get(STATE_KEY)
+def _bytes_in(context: Context, key: str) -> bytes | None:
+    record = context.state.get(key)
     if record is None:
         return None
     array = record.get("memory") if isinstance(record, ArrayRecord) else None
     if array is None or array.stype != _STYPE:
         msg = (
-            f"context.state[{STATE_KEY!r}] is not a memory of CompressionMod; "
+            f"context.state[{key!r}] is not a memory of CompressionMod; "
             "use another key for your own state"
         )
         raise WireError(msg)

@@ -111,13 +111,12 @@ class Request:
             self.scale,
             self.deadline,
         )
-        body = head + joined
-        return body + _CRC.pack(zlib.crc32(body))
+        return sealed(head + joined)
 
     @staticmethod
     def unpack(data: bytes) -> Request:
         """Read a request; `WireError` if it is anything else."""
-        body = _checked(data, b"FQ", _REQUEST.size, _REQUEST.size + _MAX_TEXT)
+        body = checked(data, b"FQ", _REQUEST.size, _REQUEST.size + _MAX_TEXT)
         _, _, purpose, fid, epoch, inc, seq, applied, draws, scale, deadline = (
             _REQUEST.unpack_from(body)
         )
@@ -193,13 +192,13 @@ class Reply:
             self.encode_seconds,
             len(self.lossy),
         )
-        return head + _CRC.pack(zlib.crc32(head)) + self.lossy + self.exact
+        return sealed(head) + self.lossy + self.exact
 
     @staticmethod
     def unpack(data: bytes) -> Reply:
         """Read a reply; `WireError` if it is anything else."""
         end = _REPLY.size + _CRC.size
-        head = _checked(data[:end], b"FR", _REPLY.size, _REPLY.size)
+        head = checked(data[:end], b"FR", _REPLY.size, _REPLY.size)
         _, _, flags, fid, epoch, inc, seq, base, turn, seconds, length = _REPLY.unpack(
             head
         )
@@ -231,7 +230,12 @@ def _checked_fid(fid: bytes) -> bytes:
     return fid
 
 
-def _checked(data: bytes, magic: bytes, least: int, most: int) -> bytes:
+def sealed(body: bytes) -> bytes:
+    """Put the checksum behind a head."""
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def checked(data: bytes, magic: bytes, least: int, most: int) -> bytes:
     """Check length, magic, version and checksum; gives the data without the last."""
     body, crc = data[: -_CRC.size], data[-_CRC.size :]
     if not least <= len(body) <= most or body[:2] != magic:

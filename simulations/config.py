@@ -60,6 +60,8 @@ class Settings:
         The server's step; fedavg has none.
     uplink, feedback : str
         Compressor text and feedback of the updates; uplink ``none`` turns both off.
+    downlink : str
+        Compressor text of the models; ``identity()`` sends them as they are.
     timeout : float
         Seconds the server waits for a round's replies.
     seed : int
@@ -89,6 +91,7 @@ class Settings:
     server_lr: float
     uplink: str
     feedback: str
+    downlink: str
     timeout: float
     seed: int
     out: str

@@ -42,9 +42,9 @@ def write_report(root: Path, console: Console, level: float = _LEVEL) -> None:
 
 def _table(summaries: Sequence[Summary], level: float) -> Table:
     table = Table(
-        padding=0,  # eight columns in eighty characters
+        padding=0,  # nine columns in eighty characters
         caption="accuracy: mean of the last 5 evaluations (± deviation over seeds); MB "
-        "and codec seconds: all clients and rounds; ratio: float32 size / bytes up",
+        "and codec seconds: all clients and rounds; x: float32 size / bytes sent",
     )
     for column in (
         "setting",
@@ -53,7 +53,8 @@ def _table(summaries: Sequence[Summary], level: float) -> Table:
         "up MB",
         "down MB",
         "eval MB",
-        "ratio",
+        "up x",
+        "down x",
         "codec s",
     ):
         table.add_column(
@@ -74,6 +75,7 @@ def _table(summaries: Sequence[Summary], level: float) -> Table:
             _megabytes(summary.bytes_down),
             _megabytes(summary.bytes_evaluate),
             f"{summary.uplink_ratio:.1f}",
+            f"{summary.downlink_ratio:.1f}",
             f"{summary.codec_seconds:.1f}",
         )
     return table

@@ -77,5 +77,6 @@ def build_strategy(settings: Settings) -> Compressed:
         settings,
         uplink=None if settings.uplink == NO_COMPRESSION else settings.uplink,
         feedback=settings.feedback,
+        downlink=settings.downlink,
         seed=settings.seed,
     )

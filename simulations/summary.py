@@ -66,6 +66,15 @@ class Summary:
         return self._total("bytes_up_dense") / max(self.bytes_up, 1.0)
 
     @property
+    def downlink_ratio(self) -> float:
+        """Size of all messages down as float32 over what was sent, evaluation included.
+
+        0 for files from before this was counted.
+        """
+        sent = self._total("bytes_down") + self._total("bytes_down_evaluate")
+        return self._total("bytes_down_dense") / max(sent, 1.0)
+
+    @property
     def codec_seconds(self) -> float:
         """Seconds of encoding, all clients, and decoding in a run."""
         return self._total("encode_seconds") + self._total("decode_seconds")
@@ -110,7 +119,10 @@ class Summary:
         # A run that was stopped early shortens its setting.
         num_rounds = min(len(rounds) for rounds in self.runs)
         return np.array(
-            [[entry[key] for entry in rounds[:num_rounds]] for rounds in self.runs]
+            [
+                [entry.get(key, 0) for entry in rounds[:num_rounds]]
+                for rounds in self.runs
+            ]
         )
 
 

@@ -19,12 +19,13 @@ from fl_lowrank.errors import ProtocolError
 from fl_lowrank.model import ModelCodec
 from fl_lowrank.scheduled import parse_scheduled
 
+from . import downlink_text, sampling
 from . import inner as inners
 from . import replies as reading
-from . import sampling
 from .aggregation import Round
 from .books import MemoryMode, memory_folder, new_book
 from .conversation import Conversation
+from .downlink import Downlink
 from .inner_state import InnerState
 from .ledger import Ledger, Purpose
 from .loop import EvaluateFn, Plan, Progress, run_rounds
@@ -63,6 +64,10 @@ class Compressed(Strategy):
         ``"ef"`` (default), ``"ef21"`` (for full participation), ``"plain"``, or one
         of `fl_lowrank.feedback` with its settings, as ``"ef21sgdm(momentum=0.1)"``.
         ``"diana"`` and ``"dasha"`` need unbiased compressors.
+    downlink : str, optional
+        A compressor or rules for the models that clients are sent, schedules too, as
+        in ``"ecsq(nmse=0.1)"``: clients follow a common model by its compressed
+        changes, see `Downlink`. ``None`` or ``"identity()"`` sends models as they are.
     exact : sequence of str
         Patterns of arrays that travel exactly, besides integer arrays and running
         statistics.
@@ -79,7 +84,7 @@ class Compressed(Strategy):
     checkpoint : str or Path, optional
         A file that is replaced after every round, from which ``start(resume=...)``
         goes on. Its size is that of the model, the inner strategy's arrays, and twice
-        the model for feedbacks with a sum of memories.
+        the model for feedbacks with a sum of memories, or for a downlink.
     memory : str
         What the server keeps of feedbacks with a sum of memories: ``"sum"`` (default)
         that alone, whatever the number of clients, or ``"per-node"`` also every
@@ -100,8 +105,8 @@ class Compressed(Strategy):
     Raises
     ------
     SpecError, SettingError
-        If ``uplink`` or ``feedback`` cannot be understood, or do not go with ``inner``;
-        from ``start``, if they do not go with each other.
+        If ``uplink``, ``feedback`` or ``downlink`` cannot be understood, or do not go
+        with ``inner``; from ``start``, if they do not go with each other or the model.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class Compressed(Strategy):
         uplink: str | None = "topk(fraction=0.01) >> natural()",
         feedback: str = "ef",
         *,
+        downlink: str | None = None,
         exact: Sequence[str] = (),
         scale_key: str = "lr",
         linear: bool | None = None,
@@ -142,6 +148,7 @@ class Compressed(Strategy):
             inners.check(inner, self.feedback, linear=self.linear, per_node=per_node)
             key = inners.weight_key(inner)
             self.uplink = Uplink(codec, str(self.feedback), key, tuple(exact))
+        self.downlink = downlink_text.read(downlink, has_uplink=uplink is not None)
         self._talk: Conversation | None = None
         self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
@@ -158,6 +165,7 @@ class Compressed(Strategy):
         codec = "as the clients send it" if self.uplink is None else self.uplink.codec
         log(INFO, "\t├──> Uplink: %s", codec)
         log(INFO, "\t├──> Feedback: %s", self.feedback)
+        log(INFO, "\t├──> Downlink: %s", self.downlink or "whole models")
         self.inner.summary()
 
     def start(
@@ -207,6 +215,10 @@ class Compressed(Strategy):
         if self.uplink is not None:
             feedback = self.uplink.fitted(feedback, initial_arrays)
             self.uplink = replace(self.uplink, feedback=str(feedback))
+        downlink = None
+        if self.uplink is not None and self.downlink is not None:
+            downlink_text.check(self.downlink, initial_arrays, self.uplink.exact)
+            downlink = Downlink(self.downlink, self.uplink.exact, self.seed)
         dense_bytes = 4 * sum(prod(a.shape) for a in initial_arrays.values())
         self._initial = initial_arrays
         self._patience = Patience()
@@ -215,13 +227,18 @@ class Compressed(Strategy):
         inner = InnerState(self.inner) if path or self.checkpoint else None
         if path is None or inner is None:
             book = new_book(feedback, self.memory_dir)
-            training = Training(book, Progress(initial_arrays))
+            training = Training(book, Progress(initial_arrays), downlink=downlink)
         else:
             training = Training.resumed(
-                path, feedback, initial_arrays, inner, self.memory_dir
+                path, feedback, initial_arrays, inner, self.memory_dir, downlink
             )
         self._talk = Conversation(
-            training.book, self.seed, timeout, dense_bytes, ledger=training.ledger
+            training.book,
+            self.seed,
+            timeout,
+            dense_bytes,
+            ledger=training.ledger,
+            downlink=downlink,
         )
         plan = Plan(
             grid,
@@ -298,7 +315,8 @@ class Compressed(Strategy):
                 oldest = server_round - self.evict_after
                 self.evict(*talk.book.silent_since(oldest))
             arrays = reading.record_of(reading.tensors_of(arrays), self._initial)
-        if asked:
+        # After a restart a whole round may have to be sent the whole model again.
+        if asked and (accepted or not talk.num_behind):
             self._patience.count(
                 usable=bool(accepted), answered=bool(valid), errors=errors
             )
@@ -361,6 +379,8 @@ class Compressed(Strategy):
             self._scale = inners.scale_of(messages[0], self.scale_key)
         for message in messages:
             talk.attach(message, round_, code, self.uplink, self._scale)
+        number = round_ - 1 if code == TRAIN else round_
+        talk.compress(messages, number, arrays, seen.num_nodes)
         return talk.sent(round_, messages, purpose)
 
     def _with_bytes(

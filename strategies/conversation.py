@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from logging import WARNING
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common import log
+from flwr.common.constant import ErrorCode
 
 from fl_lowrank.envelope import REQUEST_KEY, Request
 from fl_lowrank.rng import stream
 
 from .directory import Directory
+from .downlink import Downlink
 from .ledger import Direction, Entry, Ledger, Purpose, array_bytes
 from .turns import Book
 from .uplink import Uplink
@@ -33,6 +35,10 @@ class Conversation:
         Seconds that a message stays of use.
     dense_bytes : int
         Size of the model as float32.
+    downlink : Downlink, optional
+        What models are sent by, if not as they are.
+    num_behind : int
+        Clients that could not follow the last models, and will be sent whole ones.
     """
 
     book: Book
@@ -41,6 +47,8 @@ class Conversation:
     dense_bytes: int
     directory: Directory = field(default_factory=Directory)
     ledger: Ledger = field(default_factory=Ledger)
+    downlink: Downlink | None = None
+    num_behind: int = 0
     _sent: list[Message] = field(default_factory=list)
 
     def attach(
@@ -73,6 +81,19 @@ class Conversation:
         content[key] = ConfigRecord(config | {REQUEST_KEY: request.pack()})
         message.content = content
         message.metadata.ttl = self.timeout
+
+    def compress(
+        self,
+        messages: list[Message],
+        number: int,
+        arrays: ArrayRecord,
+        num_nodes: int,
+    ) -> None:
+        """Compress the model in messages with requests; see `Downlink.send`."""
+        if self.downlink is not None:
+            clients = [self.directory.key(m.metadata.dst_node_id) for m in messages]
+            pairs = list(zip(clients, messages, strict=True))
+            self.downlink.send(pairs, number, arrays, num_nodes)
 
     def sent(
         self, round_: int, messages: list[Message], purpose: Purpose
@@ -118,6 +139,21 @@ class Conversation:
             else:
                 valid[request] = message
                 self.note(round_, asked[request], message, "up", purpose)
+        self._learn(
+            [self.directory.key(asked[r]) for r in valid],
+            [
+                self.directory.key(asked[r])
+                for r, m in errors.items()
+                if r not in valid and m.error.code == ErrorCode.MOD_FAILED_PRECONDITION
+            ],
+        )
         by_client = [(self.directory.key(asked[r]), m) for r, m in valid.items()]
         by_client.sort(key=lambda item: self.directory.order(item[0]))
         return by_client, [m for r, m in errors.items() if r not in valid]
+
+    def _learn(self, answered: list[str], refused: list[str]) -> None:
+        """Tell the downlink who has followed, and who could not."""
+        if self.downlink is not None:
+            for client in answered:
+                self.downlink.heard(client)
+            self.num_behind = sum(map(self.downlink.refused, refused))

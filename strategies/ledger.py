@@ -123,8 +123,9 @@ class Ledger:
         """Give the totals of one round.
 
         ``bytes_up``, ``bytes_down`` are of training, ``bytes_up_dense`` is what the
-        same replies take as float32; times are in seconds; ``extra_gradients`` were
-        taken by clients to find importance weights.
+        same replies take as float32, and ``bytes_down_dense`` all messages down, those
+        to evaluate included; times are in seconds; ``extra_gradients`` were taken by
+        clients to find importance weights.
         """
         entries = [e for e in self.entries if e.round == round_]
         times = self.seconds.get(round_, {})
@@ -136,6 +137,9 @@ class Ledger:
             "bytes_down_evaluate": _total(entries, "down", "evaluate"),
             "bytes_up_evaluate": _total(entries, "up", "evaluate"),
             "bytes_up_dense": sum(e.dense_bytes for e in replies),
+            "bytes_down_dense": sum(
+                e.dense_bytes for e in entries if e.direction == "down"
+            ),
             "encode_seconds": times.get("encode", 0.0),
             "decode_seconds": times.get("decode", 0.0),
             "extra_gradients": self.gradients.get(round_, 0),

@@ -28,6 +28,11 @@ class OrderedGrid(Grid):
 
     Flower's own sampling waits for ever for the nodes it wants; here the wait ends
     with an error.
+
+    Attributes
+    ----------
+    num_nodes : int
+        How many it has listed last.
     """
 
     def __init__(self, grid: Grid, directory: Directory, fid: bytes, wait: float):
@@ -36,6 +41,7 @@ class OrderedGrid(Grid):
         self._fid = fid
         self._wait = wait
         self._deadline = time.monotonic() + wait
+        self.num_nodes = 0
 
     def get_node_ids(self) -> Iterable[int]:
         """Give the known nodes ordered by client key."""
@@ -47,6 +53,7 @@ class OrderedGrid(Grid):
                 f"{len(nodes)} are; start more or lower min_available_nodes"
             )
             raise ProtocolError(msg)
+        self.num_nodes = len(nodes)
         return nodes
 
     def set_run(self, run: Run) -> None:

@@ -12,6 +12,7 @@ from fl_lowrank.feedback import Feedback
 from fl_lowrank.files import write_atomically
 
 from .books import resumed_book
+from .downlink import Downlink
 from .inner_state import InnerState
 from .ledger import Ledger
 from .loop import Progress
@@ -31,11 +32,14 @@ class Training:
         Rounds, model, metrics.
     ledger : Ledger
         Bytes of all messages.
+    downlink : Downlink, optional
+        The reference of compressed models.
     """
 
     book: Book
     progress: Progress
     ledger: Ledger = field(default_factory=Ledger)
+    downlink: Downlink | None = None
 
     def save(self, path: Path, inner: InnerState) -> None:
         """Replace a checkpoint, whole or not at all.
@@ -51,6 +55,7 @@ class Training:
             "ledger": self.ledger.plain(),
             "progress": self.progress.plain(),
             "inner": inner.plain(),
+            "downlink": None if self.downlink is None else self.downlink.plain(),
         }
         write_atomically(path, pack(state))
 
@@ -62,6 +67,7 @@ class Training:
         arrays: ArrayRecord,
         inner: InnerState,
         folder: Path | None = None,
+        downlink: Downlink | None = None,
     ) -> Training:
         """Read a checkpoint and bring the inner strategy to where it was.
 
@@ -77,6 +83,8 @@ class Training:
             Of the inner strategy.
         folder : Path, optional
             Where the vectors of single clients lie.
+        downlink : Downlink, optional
+            Brought to where it was; it begins anew if the training had none.
 
         Raises
         ------
@@ -109,7 +117,9 @@ class Training:
             raise SettingError(msg)
         inner.resume(state["inner"])
         book = resumed_book(feedback, folder, state["book"])
-        return cls(book, progress, Ledger.resumed(state["ledger"]))
+        if downlink is not None and state.get("downlink") is not None:
+            downlink.resume(state["downlink"])
+        return cls(book, progress, Ledger.resumed(state["ledger"]), downlink)
 
 
 def _form(arrays: ArrayRecord) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -37,7 +37,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("hadamard", "importance", "lloyd_max", "mixing"),
     ("framing",),
     ("wire", "envelope"),
-    ("compressors", "syntax"),
+    ("compressors", "syntax", "broadcast"),
     ("decoders",),
     ("spec", "feedback"),
     ("theory", "scheduled"),
@@ -47,7 +47,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("summing",),
     ("spending",),
     ("model",),
-    ("allocate", "consensus"),
+    ("allocate", "consensus", "reference"),
     ("checks", "report"),
     ("__main__",),
 )

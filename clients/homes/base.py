@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from typing import Literal, TypeAlias
 
 from flwr.app import Context
 
 from ..turns import Memory
+
+#: What a client keeps of a training: what its feedback remembers, and the model that
+#: compressed models are sent relative to.
+Part: TypeAlias = Literal["memory", "reference"]
 
 
 def client_key(context: Context) -> str:
@@ -50,8 +55,10 @@ class Home(ABC):
         """
 
     @abstractmethod
-    def open(self, context: Context, fid: bytes) -> AbstractContextManager[Slot]:
-        """Give a memory to hold until it is saved; no other request has it then.
+    def open(
+        self, context: Context, fid: bytes, part: Part = "memory"
+    ) -> AbstractContextManager[Slot]:
+        """Give a part to hold until it is saved; no other request has it then.
 
         Raises
         ------

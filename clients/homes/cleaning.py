@@ -35,11 +35,16 @@ def remove_old(path: Path) -> None:
     Of its client's other trainings the last ones stay; other clients' folders go if
     nothing has been written in them for 30 days.
     """
-    others = {p: _age(p) for p in _files(path.parent) if p.suffix == MEMORY}
-    newest_first = sorted(others, key=lambda p: others[p])
-    for place, old in enumerate(newest_first, start=1):
-        if place >= NUM_TRAININGS or others[old] > MAX_AGE_SECONDS:
-            _remove(old)
+    trainings: dict[str, list[Path]] = {}
+    for found in _files(path.parent):
+        if found.suffix == MEMORY and _training(found) != _training(path):
+            trainings.setdefault(_training(found), []).append(found)
+    ages = {name: min(map(_age, paths)) for name, paths in trainings.items()}
+    newest_first = sorted(ages, key=lambda name: ages[name])
+    for place, name in enumerate(newest_first, start=1):
+        if place >= NUM_TRAININGS or ages[name] > MAX_AGE_SECONDS:
+            for old in trainings[name]:
+                _remove(old)
     num_removed = 0
     for folder in path.parent.parent.glob(f"*{FOLDER}"):
         is_ours = (folder / LOCK).is_file() and not folder.is_symlink()
@@ -59,6 +64,11 @@ def _remove_folder(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         (folder / LOCK).unlink()
         folder.rmdir()
+
+
+def _training(memory: Path) -> str:
+    """Give the training that a file belongs to; it may have several."""
+    return memory.stem.partition("-")[0]
 
 
 def _remove(memory: Path) -> None:

@@ -9,11 +9,16 @@ from flwr.app import Context
 
 from .. import storage
 from ..turns import Memory
-from .base import Home, Slot
+from .base import Home, Part, Slot
+
+_KEYS: dict[Part, str] = {
+    "memory": storage.STATE_KEY,
+    "reference": storage.REFERENCE_KEY,
+}
 
 
 class ContextHome(Home):
-    """Keeps a memory in ``context.state``, under the key ``fl-lowrank``.
+    """Keeps a memory in ``context.state``, under keys that begin with ``fl-lowrank``.
 
     Flower hands it to the client with every message and takes it back after the reply
     has left, so a client that dies in between has forgotten its turn; a restarted
@@ -27,16 +32,19 @@ class ContextHome(Home):
         return storage.load_state(context)
 
     @contextmanager
-    def open(self, context: Context, fid: bytes) -> Iterator[Slot]:
+    def open(
+        self, context: Context, fid: bytes, part: Part = "memory"
+    ) -> Iterator[Slot]:
         """Give the memory in the context, of whichever training it is."""
         del fid
-        yield _ContextSlot(context)
+        yield _ContextSlot(context, _KEYS[part])
 
 
 class _ContextSlot(Slot):
-    def __init__(self, context: Context) -> None:
-        super().__init__(storage.load(context))
+    def __init__(self, context: Context, key: str) -> None:
+        super().__init__(storage.load(context, key))
         self._context = context
+        self._key = key
 
     def save(self, memory: Memory) -> None:
-        storage.save(self._context, memory)
+        storage.save(self._context, memory, self._key)

@@ -22,7 +22,7 @@ from fl_lowrank.files import write_atomically
 from .. import heads, storage
 from ..turns import Memory
 from . import disk
-from .base import Home, Slot, client_key
+from .base import Home, Part, Slot, client_key
 from .cleaning import FOLDER, LOCK, MEMORY, STATE, remove_old, remove_unfinished
 
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
@@ -33,10 +33,11 @@ class FileHome(Home):
 
     For each client there is a folder ``<client key>.memory``, its owner's alone, and
     in it ``<training>.full``, one memory with a checksum, replaced at once or not at
-    all. A request that changes only the state of the protocol, as most of those that
-    evaluate, writes that alone, to ``<training>.state``. A file that is damaged, cut or
-    somebody else's is a lost memory: it is logged, and mended by the protocol. While a
-    memory is read, changed and written, ``lock`` keeps other processes away.
+    all; beside it ``<training>-reference.full``, where models come compressed. A
+    request that changes only the state of the protocol, as most of those that evaluate,
+    writes that alone, to ``<training>.state``. A file that is damaged, cut or somebody
+    else's is a lost memory: it is logged, and mended by the protocol. While a memory is
+    read, changed and written, ``lock`` keeps other processes away.
 
     A client keeps the memories of its last four trainings, and none for more than 30
     days after it was used last. Cost on disk: a training's memory, twice while it is
@@ -76,10 +77,11 @@ class FileHome(Home):
             )
             raise SettingError(msg)
 
-    def path(self, context: Context, fid: bytes) -> Path:
+    def path(self, context: Context, fid: bytes, part: Part = "memory") -> Path:
         """Give the path of a memory, whether there is one or not."""
         folder = self.folder / f"{_folder_name(client_key(context))}{FOLDER}"
-        return folder / f"{fid.hex()}{MEMORY}"
+        name = fid.hex() if part == "memory" else f"{fid.hex()}-{part}"
+        return folder / f"{name}{MEMORY}"
 
     def peek(self, context: Context, fid: bytes) -> Memory | None:
         """Read the heads alone, without the lock; `SettingError` as for `open`."""
@@ -93,9 +95,11 @@ class FileHome(Home):
         return None
 
     @contextmanager
-    def open(self, context: Context, fid: bytes) -> Iterator[Slot]:
+    def open(
+        self, context: Context, fid: bytes, part: Part = "memory"
+    ) -> Iterator[Slot]:
         """Give a memory under the lock of its client."""
-        path = self.path(context, fid)
+        path = self.path(context, fid, part)
         with disk.explained(self.folder):
             lock = self._lock(path.parent)
         try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from .digits import DIGITS, DIGITS_COMPARE
 from .experiment import Experiment, Run
-from .fashion import FASHION, FASHION_METHODS
+from .fashion import FASHION, FASHION_DOWNLINK, FASHION_METHODS
 
 EXPERIMENTS = {
     "digits": DIGITS,
     "digits-compare": DIGITS_COMPARE,
     "fashion": FASHION,
     "fashion-methods": FASHION_METHODS,
+    "fashion-downlink": FASHION_DOWNLINK,
 }
 
 __all__ = ["EXPERIMENTS", "Experiment", "Run"]

@@ -9,6 +9,9 @@ last models swing, EF21's most.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .experiment import Experiment
 
 _TOPK = "topk(fraction=0.01) >> natural()"
@@ -58,5 +61,36 @@ FASHION_METHODS = Experiment(
         "eden": {"uplink": "eden_contractive(bits=1)"},
         "budget": {"uplink": "budget(bytes=100000)"},
         "sketch": {"uplink": "sketch(fraction=0.01, capacity=0.33)"},
+    },
+)
+
+_SERVERS: Mapping[str, dict[str, Any]] = {
+    "fedavg": {"strategy": "fedavg"},
+    "fedadam": {"strategy": "fedadam", "server-lr": 0.01},
+}
+_DOWNLINKS: Mapping[str, dict[str, Any]] = {
+    "whole": {"downlink": "identity()"},
+    "ecsq": {"downlink": "ecsq(nmse=0.2)"},
+    "budget": {"downlink": "budget(bytes=250000)"},
+}
+
+#: Compressed both ways, a tenth of the clients in a round. So many rounds that a client
+#: takes part thirty times: the first time it is sent the whole model.
+FASHION_DOWNLINK = Experiment(
+    num_clients=40,
+    common=_COMMON
+    | {
+        "train-samples": 12000,
+        "fraction-train": 0.1,
+        "num-rounds": 300,
+        "evaluate-every": 5,
+        "lr-end-factor": 0.01,
+        "uplink": _TOPK,
+        "feedback": "ef",
+    },
+    settings={
+        f"{server}-{downlink}": changes | way
+        for server, changes in _SERVERS.items()
+        for downlink, way in _DOWNLINKS.items()
     },
 )

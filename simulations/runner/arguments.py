@@ -24,6 +24,7 @@ _FLAGS = {
     "fraction-train": float,
     "uplink": str,
     "feedback": str,
+    "downlink": str,
     "strategy": str,
     "seed": int,
 }

@@ -57,6 +57,19 @@ def test_a_client_keeps_its_last_trainings(home: FileHome) -> None:
     assert len(list(other.parent.iterdir())) == 3
 
 
+def test_memory_and_reference_of_a_training_count_once(home: FileHome) -> None:
+    paths = []
+    for number in range(cleaning.NUM_TRAININGS + 2):
+        with home.open(context(), fid(number), "reference") as slot:
+            slot.save(Memory(fid(number), "reference"))
+        memory = keep(home, number)
+        paths.append((memory, home.path(context(), fid(number), "reference")))
+        for path in paths[-1]:
+            age(path, 1.0 - 0.1 * number)
+    kept = [[path.exists() for path in pair] for pair in paths]
+    assert kept == [[False] * 2] * 2 + [[True] * 2] * cleaning.NUM_TRAININGS
+
+
 def test_nothing_is_removed_while_a_training_goes_on(home: FileHome) -> None:
     paths = [keep(home, i) for i in range(cleaning.NUM_TRAININGS)]
     for path in paths:

@@ -62,6 +62,19 @@ def test_a_run_writes_its_files(tmp_path: Path) -> None:
     assert folder.read("error.json") is None
 
 
+def test_models_come_compressed(tmp_path: Path) -> None:
+    settings = _settings(
+        out=str(tmp_path / "run"), downlink="uniform(bits=4)", num_rounds=3
+    )
+    run_federated(_grid(settings), settings)
+    _, first, *others = RunFolder(tmp_path / "run").read_rounds()
+    assert first["bytes_down"] > NUM_CLIENTS * 4 * 55_018
+    for entry in others:
+        sent = entry["bytes_down"] + entry["bytes_down_evaluate"]
+        assert 0 < sent < entry["bytes_down_dense"] / 6
+        assert entry["num_replies"] == NUM_CLIENTS
+
+
 def test_the_model_is_evaluated_every_few_rounds(tmp_path: Path) -> None:
     settings = _settings(
         out=str(tmp_path / "run"), uplink="none", num_rounds=4, evaluate_every=3

@@ -26,6 +26,7 @@ def _write_run(
                 "bytes_up": sent,
                 "bytes_up_dense": 4000 if number else 0,
                 "bytes_down": 10 * sent,
+                "bytes_down_dense": 120 * sent,
                 "bytes_down_evaluate": 2 * sent,
                 "bytes_up_evaluate": 1,
                 "encode_seconds": 0.25,
@@ -47,6 +48,7 @@ def test_two_settings_with_two_seeds(tmp_path: Path) -> None:
     assert b.first_round_reaching(0.7) is None
     assert (a.bytes_up, a.bytes_down, a.bytes_evaluate) == (600, 6000, 1207)
     assert (a.uplink_ratio, b.uplink_ratio) == (40, 10)
+    assert (a.downlink_ratio, b.downlink_ratio) == (10, 10)
     assert a.codec_seconds == pytest.approx(7 * 0.75)
     assert np.allclose(b.megabytes_sent_up, np.arange(7) * 4e-4)
 
@@ -75,6 +77,14 @@ def test_a_line_being_written_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 2, "accu')
     assert [entry["round"] for entry in RunFolder(tmp_path).read_rounds()] == [0, 1]
+
+
+def test_files_from_before_the_downlink_was_counted(tmp_path: Path) -> None:
+    _write_run(tmp_path, [0.1, 0.2])
+    path = tmp_path / "rounds.jsonl"
+    path.write_text(path.read_text().replace("bytes_down_dense", "unknown"))
+    (summary,) = read_summaries(tmp_path)
+    assert summary.downlink_ratio == 0
 
 
 def test_report_of_an_empty_folder(tmp_path: Path) -> None:

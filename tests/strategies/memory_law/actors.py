@@ -34,6 +34,8 @@ LOSSY, _ = split_layout(
     {k: TensorLayout(v.shape, torch.from_numpy(v).dtype) for k, v in MODEL.items()}
 )
 SIZE = sum(t.numel for t in LOSSY.values())
+#: Says that the client cannot follow a compressed model.
+MODEL_REFUSED = "the next time"
 
 
 class Clients:
@@ -80,6 +82,8 @@ class Clients:
         reply = self._app(message, context)
         if request.purpose == HELLO:
             return reply
+        if reply.has_error() and MODEL_REFUSED in reply.error.reason:
+            return reply  # before it has looked at its memory
         turn = None
         if not reply.has_error() and self._lesson is not None:
             turn = self._turn(client, reply, request)

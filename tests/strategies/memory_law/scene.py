@@ -78,6 +78,7 @@ class Scene:
     refuse_every: int = 0
     vary: bool = True
     memory: MemoryMode = "sum"
+    downlink: str | None = None
     #: The server is killed at the end of these rounds and restarted from a checkpoint
     #: that is so many rounds older.
     restarts: Mapping[int, int] = field(default_factory=dict)
@@ -224,6 +225,7 @@ def play(
                 seed=scene.seed,
                 checkpoint=path if scene.restarts else None,
                 memory=scene.memory,
+                downlink=scene.downlink,
             )
             try:
                 strategy.start(

@@ -1,0 +1,139 @@
+"""The mail room's requests and replies in Flower's messages."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from logging import WARNING
+
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    RecordDict,
+)
+from flwr.common import log
+from flwr.common.typing import ConfigRecordValues
+from flwr.serverapp import Grid
+
+from fl_lowrank.consensus import CONSENSUS_KEY, MailRoom
+from fl_lowrank.envelope import STYPE, TRAIN
+from fl_lowrank.errors import WireError
+
+from .directory import Directory
+from .ledger import Direction, Entry, Ledger, Purpose, array_bytes
+
+_PARTITION = re.compile(r"partition-(\d+)")
+
+
+class Post:
+    """Knows which node is which vertex, and which message answers which.
+
+    Parameters
+    ----------
+    who : str
+        The strategy, for messages to the user.
+    room : MailRoom
+        Whose requests are carried.
+    timeout : float
+        Seconds that a message stays of use.
+    """
+
+    def __init__(self, who: str, room: MailRoom, timeout: float) -> None:
+        self.ledger = Ledger()
+        self._who = who
+        self._room = room
+        self._timeout = timeout
+        self._directory = Directory(who, "ConsensusMod")
+        self._sent: dict[int, Message] = {}
+        self._dense = 4 * sum(t.numel for t in room.rows.layout.values())
+
+    def vertices(self, grid: Grid, wait: float) -> dict[int, int]:
+        """Give the connected vertices and their node ids, in order."""
+        found = {}
+        for node in self._directory.refresh(grid, self._room.fid, wait):
+            match = _PARTITION.fullmatch(self._directory.key(node))
+            if match and int(match[1]) < len(self._room.boxes):
+                found[int(match[1])] = node
+        return dict(sorted(found.items()))
+
+    def request(
+        self,
+        vertex: int,
+        node: int,
+        config: Mapping[str, ConfigRecordValues],
+        purpose: int,
+        *,
+        codec: str = "",
+        draws: int = 0,
+    ) -> Message:
+        """Write to a vertex; the arguments are those of `MailRoom.write`."""
+        deadline = time.time() + self._timeout
+        request, parcel = self._room.write(
+            vertex, purpose, deadline=deadline, codec=codec, draws=draws
+        )
+        data = parcel.pack()
+        array = Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
+        content = RecordDict(
+            {
+                "arrays": ArrayRecord({CONSENSUS_KEY: array}),
+                "config": ConfigRecord({**config, CONSENSUS_KEY: request.pack()}),
+            }
+        )
+        kind = MessageType.TRAIN if purpose == TRAIN else MessageType.EVALUATE
+        return Message(content, node, kind, ttl=self._timeout)
+
+    def sent(
+        self, round_: int, requests: Mapping[int, Message], purpose: int
+    ) -> list[Message]:
+        """Note requests to vertices that are about to leave."""
+        self._sent = dict(requests)
+        for vertex, message in requests.items():
+            self._note(round_, vertex, message, "down", purpose)
+        return list(requests.values())
+
+    def match(
+        self, round_: int, replies: Iterable[Message], purpose: int
+    ) -> tuple[dict[int, Message], list[Message]]:
+        """Give valid replies by vertex, in order, and the errors.
+
+        A reply belongs to the vertex that the request went to, whatever it says of
+        itself; late and repeated ones are left out.
+        """
+        asked = {m.metadata.message_id: v for v, m in self._sent.items()}
+        self._sent = {}
+        valid: dict[int, Message] = {}
+        errors: list[Message] = []
+        for message in replies:
+            vertex = asked.get(message.metadata.reply_to_message_id)
+            if vertex is None or vertex in valid:
+                log(WARNING, "%s: left out a late or repeated reply", self._who)
+            elif message.has_error():
+                errors.append(message)
+            else:
+                valid[vertex] = message
+                self._note(round_, vertex, message, "up", purpose)
+        return dict(sorted(valid.items())), errors
+
+    def _note(
+        self, round_: int, vertex: int, message: Message, way: Direction, purpose: int
+    ) -> None:
+        what: Purpose = "train" if purpose == TRAIN else "evaluate"
+        client, size = f"partition-{vertex}", array_bytes(message)
+        self.ledger.add(Entry(round_, client, way, what, size, self._dense))
+
+
+def answer_in(message: Message) -> bytes:
+    """Give the bytes of a vertex's answer; `WireError` if there are none."""
+    record = message.content.array_records.get(CONSENSUS_KEY, ArrayRecord())
+    array = record.get(CONSENSUS_KEY)
+    if array is None or array.stype != STYPE:
+        msg = (
+            f"expected an array of type {STYPE} under {CONSENSUS_KEY!r}, found "
+            f"{list(message.content)}; put ConsensusMod() first in the ClientApp's mods"
+        )
+        raise WireError(msg)
+    return array.data

@@ -60,6 +60,10 @@ class Settings:
         The server's step; fedavg has none.
     uplink, feedback : str
         Compressor text and feedback of the updates; uplink ``none`` turns both off.
+    decentralised : str
+        If not empty, training without a centre instead: an experiment and flags as of
+        ``python -m simulations.decentralised``, which name one run. Of the other keys
+        only `timeout` and `out` are used then, and the clients are the agents.
     timeout : float
         Seconds the server waits for a round's replies.
     seed : int
@@ -89,6 +93,7 @@ class Settings:
     server_lr: float
     uplink: str
     feedback: str
+    decentralised: str
     timeout: float
     seed: int
     out: str

@@ -58,6 +58,11 @@ class Decentralised(Strategy):
     node_timeout : float
         Seconds to wait for all nodes before the first round.
 
+    Attributes
+    ----------
+    survey : Survey
+        The last evaluation.
+
     Raises
     ------
     SettingError
@@ -83,7 +88,7 @@ class Decentralised(Strategy):
         self._last_round = 0
         self._parts: tuple[MailRoom, Post] | None = None
         self._patience = Patience(who=self.name)
-        self._survey = Survey()
+        self.survey = Survey()
         self._edges = torch.zeros(0, dtype=torch.int64)
         self._trained = [0] * topology.num_nodes
         self._initial = ArrayRecord()
@@ -204,8 +209,8 @@ class Decentralised(Strategy):
                 )
                 if metrics is not None:
                     result.evaluate_metrics_clientapp[round_] = metrics
-            if self._survey.models:
-                result.arrays = reading.record_of(self._survey.mean(), initial_arrays)
+            if self.survey.models:
+                result.arrays = reading.record_of(self.survey.mean(), initial_arrays)
                 log(INFO, "%s: evaluated after round %s", self.name, round_)
                 evaluate(round_, result.arrays)
         log(INFO, "Training finished in %.2f s", time.monotonic() - begin)
@@ -285,8 +290,8 @@ class Decentralised(Strategy):
         """Ask all nodes that have not answered yet after this round."""
         del arrays
         _, post = self._started()
-        if self._survey.round != server_round:
-            self._survey = Survey(server_round)
+        if self.survey.round != server_round:
+            self.survey = Survey(server_round)
         requests = {
             vertex: post.request(
                 vertex,
@@ -295,7 +300,7 @@ class Decentralised(Strategy):
                 EVALUATE,
             )
             for vertex, node in post.vertices(grid, self.node_timeout / 4).items()
-            if vertex not in self._survey.models
+            if vertex not in self.survey.models
         }
         return post.sent(server_round, requests, EVALUATE)
 
@@ -309,12 +314,12 @@ class Decentralised(Strategy):
             reply = self._read(server_round, vertex, message)
             try:
                 if reply is not None:
-                    self._survey.add(room, vertex, reply, message)
+                    self.survey.add(room, vertex, reply, message)
             except CompressionError as error:
                 self._leave_out(server_round, vertex, error)
-        if not self._survey.models:
+        if not self.survey.models:
             return None
-        return self._survey.metrics(room, self._survey.mean())
+        return self.survey.metrics(room)
 
     def _read(self, round_: int, vertex: int, message: Message) -> Reply | None:
         """Give what a vertex has sent, or None if it cannot be used."""
@@ -339,7 +344,7 @@ class Decentralised(Strategy):
         self._parts = room, Post(self.name, room, timeout)
         self._last_round = num_rounds
         self._trained = [0] * self.topology.num_nodes
-        self._survey = Survey()
+        self.survey = Survey()
         self._patience = Patience(who=self.name)
 
     def _wait_for_all(self, grid: Grid) -> None:

@@ -15,8 +15,8 @@ from flwr.app import (
     MessageType,
     RecordDict,
 )
+from flwr.app.typing import ConfigRecordValues
 from flwr.common import log
-from flwr.common.typing import ConfigRecordValues
 from flwr.serverapp import Grid
 
 from fl_lowrank.consensus import CONSENSUS_KEY, MailRoom

@@ -39,13 +39,18 @@ class Survey:
         """Average the models."""
         return average([self.models[vertex] for vertex in sorted(self.models)])
 
-    def metrics(self, room: MailRoom, mean: dict[str, Tensor]) -> MetricRecord:
-        """Give metrics of all nodes, distance to consensus and bytes over edges."""
+    def metrics(self, room: MailRoom) -> MetricRecord:
+        """Give metrics of all nodes, distance to consensus and bytes over edges.
+
+        What all nodes have measured is given as mean, ``..._deviation`` over the nodes,
+        and ``..._agents``, the list by vertex.
+        """
         vertices = sorted(self.models)
         record = spreads(self._numbers[vertex] for vertex in vertices)
         models = [self.models[vertex] for vertex in vertices]
         record["num_nodes"] = len(vertices)
-        record["consensus_distance"] = consensus_distance(room.rows, models, mean)
+        distance = consensus_distance(room.rows, models, self.mean())
+        record["consensus_distance"] = distance
         for key, value in room.edges.totals().items():
             record[key] = value
         return record

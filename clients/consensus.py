@@ -23,7 +23,7 @@ from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from fl_lowrank.consensus import CONSENSUS_KEY, STEPS_KEY, Parcel, Rows, node
-from fl_lowrank.envelope import HELLO, REQUEST_KEY, STYPE, TRAIN, Reply, Request
+from fl_lowrank.envelope import HELLO, STYPE, TRAIN, Reply, Request
 from fl_lowrank.errors import CompressionError, ProtocolError
 
 from . import turns, vertex
@@ -70,13 +70,14 @@ class ConsensusMod:
         self, message: Message, context: Context, call_next: ClientAppCallable
     ) -> Message:
         """Answer a message; Flower calls this."""
+        data = _take_request(message)
+        if data is None:
+            return call_next(message, context)
         try:
-            if _is_hello(message):
+            request = Request.unpack(data)
+            if request.purpose == HELLO:
                 return _introduce(message, context)
-            data = _take_request(message)
-            if data is None:
-                return call_next(message, context)
-            return self._serve(message, context, call_next, Request.unpack(data))
+            return self._serve(message, context, call_next, request)
         except CompressionError as error:
             log(WARNING, "ConsensusMod: %s", error)
             reason = f"ConsensusMod: {error}"
@@ -134,15 +135,6 @@ class ConsensusMod:
             seconds = time.perf_counter() - begin
             slot.save(memory)
         return _answered(reply, request, memory, lossy, exact, turn, seconds)
-
-
-def _is_hello(message: Message) -> bool:
-    """Whether a server asks who this is, for whichever strategy."""
-    for record in message.content.config_records.values():
-        data = record.get(REQUEST_KEY)
-        if isinstance(data, bytes) and Request.unpack(data).purpose == HELLO:
-            return True
-    return False
 
 
 def _take_request(message: Message) -> bytes | None:

@@ -33,11 +33,19 @@ class Directory:
     ----------
     who, mod : str
         The strategy and the mod that it needs, for messages to the user.
+    key : str
+        Of the mod's requests in a message's config.
     """
 
-    def __init__(self, who: str = "Compressed", mod: str = "CompressionMod") -> None:
+    def __init__(
+        self,
+        who: str = "Compressed",
+        mod: str = "CompressionMod",
+        key: str = REQUEST_KEY,
+    ) -> None:
         self._who = who
         self._mod = mod
+        self._key = key
         self._keys: dict[int, str] = {}
         self._asked: dict[int, float] = {}
 
@@ -70,7 +78,7 @@ class Directory:
         self._asked |= dict.fromkeys(new, now)
         errors: list[str] = []
         if new:
-            hellos = _hellos(new, fid, timeout)
+            hellos = _hellos(new, fid, timeout, self._key)
             replies = list(grid.send_and_receive(hellos, timeout=timeout))
             asked = {m.metadata.message_id: m.metadata.dst_node_id for m in hellos}
             errors = self._learn(asked, set(connected), replies)
@@ -118,12 +126,14 @@ class Directory:
         return errors
 
 
-def _hellos(nodes: Iterable[int], fid: bytes, timeout: float) -> list[Message]:
+def _hellos(
+    nodes: Iterable[int], fid: bytes, timeout: float, key: str
+) -> list[Message]:
     deadline = time.time() + timeout
     request = Request(HELLO, fid, 0, (0, 0), 0, 0, 1.0, deadline).pack()
     messages = []
     for node in nodes:
-        content = RecordDict({REQUEST_KEY: ConfigRecord({REQUEST_KEY: request})})
+        content = RecordDict({key: ConfigRecord({key: request})})
         messages.append(Message(content, node, MessageType.TRAIN, ttl=timeout))
     return messages
 

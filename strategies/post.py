@@ -47,7 +47,7 @@ class Post:
         self._who = who
         self._room = room
         self._timeout = timeout
-        self._directory = Directory(who, "ConsensusMod")
+        self._directory = Directory(who, "ConsensusMod", CONSENSUS_KEY)
         self._sent: dict[int, Message] = {}
         self._dense = 4 * sum(t.numel for t in room.rows.layout.values())
 

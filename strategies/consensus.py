@@ -15,12 +15,13 @@ from fl_lowrank.consensus import (
     Tracking,
     contractive,
     due,
+    periods_of,
     tune_gamma,
 )
 from fl_lowrank.mixing import Mixing, metropolis
 from fl_lowrank.model import ModelCodec
 
-from .decentralised import Decentralised, periods_of
+from .decentralised import Decentralised
 
 
 class Consensus(Decentralised):

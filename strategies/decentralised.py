@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from logging import INFO, WARNING
+from collections.abc import Iterable, Sequence
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.common import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 from torch import Tensor
 
-from fl_lowrank.consensus import FIRST_STEP_KEY, STEPS_KEY, Flows, MailRoom, Rows
-from fl_lowrank.envelope import EVALUATE, TRAIN, Reply
-from fl_lowrank.errors import CompressionError, ProtocolError, SettingError
+from fl_lowrank.consensus import (
+    FIRST_STEP_KEY,
+    STEPS_KEY,
+    Flows,
+    MailRoom,
+    Rows,
+    periods_of,
+)
+from fl_lowrank.envelope import EVALUATE, TRAIN
+from fl_lowrank.errors import CompressionError, ProtocolError
 from fl_lowrank.model import layout_of
 from fl_lowrank.rng import Rng, stream
 from fl_lowrank.topology import Topology
 
 from . import replies as reading
+from .clock import Clocked, run_clock
 from .ledger import Ledger
-from .loop import EvaluateFn
+from .loop import EvaluateFn, Plan
 from .node_metrics import means, numbers_in
 from .patience import Patience
-from .post import Post, answer_in
+from .post import Post
 from .survey import Survey
 
 #: How often nodes whose answer to the last evaluation was lost are asked.
 _LAST_ATTEMPTS = 3
-_POLL_SECONDS = 1.0
 
 
-class Decentralised(Strategy):
+class Decentralised(Clocked):
     """Base of `Consensus` and `Gossip`: rounds are steps of a common clock.
 
     In round k, which is step k - 1, the nodes at the ends of edges that mix are asked
@@ -165,56 +169,25 @@ class Decentralised(Strategy):
         SettingError
             If the settings do not go with the model.
         """
-        begin = time.monotonic()
-        self._begin(initial_arrays, num_rounds, timeout)
+        tensors = reading.tensors_of(initial_arrays)
+        flows = self.flows(Rows(layout_of(tensors), self.exact))
+        room = MailRoom(flows, tensors, self.exact)
+        self._parts = room, Post(self.name, room, timeout, self.node_timeout)
+        self._last_round = num_rounds
+        self._trained = [0] * self.topology.num_nodes
+        self.survey = Survey()
+        self._patience = Patience(who=self.name)
         self.summary()
-        self._wait_for_all(grid)
-        result = Result()
-
-        def evaluate(round_: int, arrays: ArrayRecord) -> None:
-            metrics = None if evaluate_fn is None else evaluate_fn(round_, arrays)
-            if metrics is not None:
-                result.evaluate_metrics_serverapp[round_] = metrics
-
-        def exchange(
-            configure: Callable[..., Iterable[Message]],
-            aggregate: Callable[[int, Iterable[Message]], MetricRecord | None],
-            round_: int,
-            config: ConfigRecord | None,
-        ) -> MetricRecord | None:
-            requests = configure(round_, initial_arrays, config or ConfigRecord(), grid)
-            if not requests:
-                return None
-            replies = grid.send_and_receive(requests, timeout=timeout)
-            return aggregate(round_, replies)
-
-        evaluate(0, initial_arrays)
-        for round_ in range(1, num_rounds + 1):
-            metrics = exchange(
-                self.configure_train,
-                lambda *arguments: self.aggregate_train(*arguments)[1],
-                round_,
-                train_config,
-            )
-            if metrics is not None:
-                result.train_metrics_clientapp[round_] = metrics
-            if not self._evaluates_after(round_):
-                continue
-            for _ in range(_LAST_ATTEMPTS if round_ == num_rounds else 1):
-                metrics = exchange(
-                    self.configure_evaluate,
-                    self.aggregate_evaluate,
-                    round_,
-                    evaluate_config,
-                )
-                if metrics is not None:
-                    result.evaluate_metrics_clientapp[round_] = metrics
-            if self.survey.models:
-                result.arrays = reading.record_of(self.survey.mean(), initial_arrays)
-                log(INFO, "%s: evaluated after round %s", self.name, round_)
-                evaluate(round_, result.arrays)
-        log(INFO, "Training finished in %.2f s", time.monotonic() - begin)
-        return result
+        self._parts[1].wait_for_all(grid)
+        plan = Plan(
+            grid,
+            num_rounds,
+            timeout,
+            train_config or ConfigRecord(),
+            evaluate_config or ConfigRecord(),
+            evaluate_fn,
+        )
+        return run_clock(self, plan, initial_arrays)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -230,13 +203,13 @@ class Decentralised(Strategy):
         self._edges = self.edges_at(step)
         ends = torch.cat([ends[self._edges] for ends in self.topology.ends()])
         senders = set(ends.tolist())
-        connected = post.vertices(grid, self.node_timeout / 4)
+        connected = post.vertices(grid)
         draws = self.draws.child(step)
         requests = {}
         for vertex in range(self.topology.num_nodes):
-            first, count = self._steps_of(vertex, server_round)
+            first, count = self.steps_due(vertex, server_round)
             silent = vertex not in senders
-            if silent and not (count and self._evaluates_after(server_round)):
+            if silent and not (count and self.attempts_after(server_round)):
                 continue
             self._trained[vertex] = server_round
             if vertex not in connected:
@@ -269,12 +242,12 @@ class Decentralised(Strategy):
         valid, errors = post.match(server_round, replies, TRAIN)
         found = []
         for vertex, message in valid.items():
-            reply = self._read(server_round, vertex, message)
+            reply = post.read(server_round, vertex, message)
             try:
                 if reply is not None and reply.lossy:
                     room.enter(vertex, reply)
             except CompressionError as error:
-                self._leave_out(server_round, vertex, error)
+                post.leave_out(server_round, vertex, error)
                 continue
             if reply is not None:
                 found.append(numbers_in(message))
@@ -299,7 +272,7 @@ class Decentralised(Strategy):
                 dict(config.items()) | {"server-round": server_round},
                 EVALUATE,
             )
-            for vertex, node in post.vertices(grid, self.node_timeout / 4).items()
+            for vertex, node in post.vertices(grid).items()
             if vertex not in self.survey.models
         }
         return post.sent(server_round, requests, EVALUATE)
@@ -311,89 +284,30 @@ class Decentralised(Strategy):
         room, post = self._started()
         valid, _ = post.match(server_round, replies, EVALUATE)
         for vertex, message in valid.items():
-            reply = self._read(server_round, vertex, message)
+            reply = post.read(server_round, vertex, message)
             try:
                 if reply is not None:
                     self.survey.add(room, vertex, reply, message)
             except CompressionError as error:
-                self._leave_out(server_round, vertex, error)
+                post.leave_out(server_round, vertex, error)
         if not self.survey.models:
             return None
         return self.survey.metrics(room)
 
-    def _read(self, round_: int, vertex: int, message: Message) -> Reply | None:
-        """Give what a vertex has sent, or None if it cannot be used."""
-        try:
-            reply = self.room.claim(vertex, answer_in(message))
-        except CompressionError as error:
-            self._leave_out(round_, vertex, error)
-            return None
-        if reply is None:
-            text = "%s: vertex %s has lost its model and restarts from its public copy"
-            log(WARNING, text, self.name, vertex)
-        return reply
-
-    def _leave_out(self, round_: int, vertex: int, error: CompressionError) -> None:
-        log(WARNING, "%s: left out vertex %s: %s", self.name, vertex, error)
-        self.ledger.add_dropped(round_)
-
-    def _begin(self, initial: ArrayRecord, num_rounds: int, timeout: float) -> None:
-        tensors = reading.tensors_of(initial)
-        flows = self.flows(Rows(layout_of(tensors), self.exact))
-        room = MailRoom(flows, tensors, self.exact)
-        self._parts = room, Post(self.name, room, timeout)
-        self._last_round = num_rounds
-        self._trained = [0] * self.topology.num_nodes
-        self.survey = Survey()
-        self._patience = Patience(who=self.name)
-
-    def _wait_for_all(self, grid: Grid) -> None:
-        _, post = self._started()
-        deadline = time.monotonic() + self.node_timeout
-        while True:
-            found = post.vertices(grid, self.node_timeout / 4)
-            if len(found) == self.topology.num_nodes:
-                return
-            if time.monotonic() > deadline:
-                missing = sorted(set(range(self.topology.num_nodes)) - set(found))
-                msg = (
-                    f"{self.name}: waited {self.node_timeout:.0f} s for nodes with "
-                    f"partition-id 0 to {self.topology.num_nodes - 1}, found none with "
-                    f"{missing[:10]}; start more, or take a smaller graph"
-                )
-                raise ProtocolError(msg)
-            time.sleep(_POLL_SECONDS)
-
-    def _steps_of(self, vertex: int, round_: int) -> tuple[int, int]:
-        """Give the number of the first local step to do, and how many."""
+    def steps_due(self, vertex: int, round_: int) -> tuple[int, int]:
+        """Give the number of the first local step to do in a round, and how many."""
         period = self.train_periods[vertex]
         first, end = (-(-k // period) for k in (self._trained[vertex], round_))
         return first, end - first
 
-    def _evaluates_after(self, round_: int) -> bool:
-        often = self.evaluate_every and round_ % self.evaluate_every == 0
-        return bool(often) or round_ == self._last_round
+    def attempts_after(self, round_: int) -> int:
+        """Say how often nodes are asked for their models after a round."""
+        if round_ == self._last_round:
+            return _LAST_ATTEMPTS
+        return int(bool(self.evaluate_every) and round_ % self.evaluate_every == 0)
 
     def _started(self) -> tuple[MailRoom, Post]:
         if self._parts is None:
             msg = f"{self.name}: its start() was not called"
             raise ProtocolError(msg)
         return self._parts
-
-
-def periods_of(
-    who: str, topology: Topology, periods: int | Sequence[int]
-) -> tuple[int, ...]:
-    """Give each vertex its period.
-
-    Raises
-    ------
-    SettingError
-        If there is not one of at least 1 for each.
-    """
-    n = topology.num_nodes
-    found = (periods,) * n if isinstance(periods, int) else tuple(periods)
-    if len(found) != n or min(found, default=1) < 1:
-        msg = f"{who}: expected {n} periods of at least 1, found {list(found)}"
-        raise SettingError(msg)
-    return found

@@ -20,12 +20,13 @@ from flwr.common import log
 from flwr.serverapp import Grid
 
 from fl_lowrank.consensus import CONSENSUS_KEY, MailRoom
-from fl_lowrank.envelope import STYPE, TRAIN
-from fl_lowrank.errors import WireError
+from fl_lowrank.envelope import STYPE, TRAIN, Reply
+from fl_lowrank.errors import CompressionError, ProtocolError, WireError
 
 from .directory import Directory
 from .ledger import Direction, Entry, Ledger, Purpose, array_bytes
 
+_POLL_SECONDS = 1.0
 _PARTITION = re.compile(r"partition-(\d+)")
 
 
@@ -40,20 +41,48 @@ class Post:
         Whose requests are carried.
     timeout : float
         Seconds that a message stays of use.
+    node_timeout : float
+        Seconds to wait for all nodes before the first round.
     """
 
-    def __init__(self, who: str, room: MailRoom, timeout: float) -> None:
+    def __init__(
+        self, who: str, room: MailRoom, timeout: float, node_timeout: float
+    ) -> None:
         self.ledger = Ledger()
         self._who = who
         self._room = room
         self._timeout = timeout
+        self._node_timeout = node_timeout
         self._directory = Directory(who, "ConsensusMod", CONSENSUS_KEY)
         self._sent: dict[int, Message] = {}
         self._dense = 4 * sum(t.numel for t in room.rows.layout.values())
 
-    def vertices(self, grid: Grid, wait: float) -> dict[int, int]:
+    def wait_for_all(self, grid: Grid) -> None:
+        """Wait until there is a node for every vertex.
+
+        Raises
+        ------
+        ProtocolError
+            If they do not come in time.
+        """
+        deadline = time.monotonic() + self._node_timeout
+        num_vertices = len(self._room.boxes)
+        while len(found := self.vertices(grid)) < num_vertices:
+            if time.monotonic() > deadline:
+                missing = sorted(set(range(num_vertices)) - found.keys())
+                msg = (
+                    f"{self._who}: waited {self._node_timeout:.0f} s for nodes with "
+                    f"partition-id 0 to {num_vertices - 1}, found none with "
+                    f"{missing[:10]}; start more, or take a smaller graph"
+                )
+                raise ProtocolError(msg)
+            time.sleep(_POLL_SECONDS)
+
+    def vertices(self, grid: Grid) -> dict[int, int]:
         """Give the connected vertices and their node ids, in order."""
         found = {}
+        # A part of the wait, so that one node that hangs does not use it up.
+        wait = self._node_timeout / 4
         for node in self._directory.refresh(grid, self._room.fid, wait):
             match = _PARTITION.fullmatch(self._directory.key(node))
             if match and int(match[1]) < len(self._room.boxes):
@@ -118,6 +147,23 @@ class Post:
                 self._note(round_, vertex, message, "up", purpose)
         return dict(sorted(valid.items())), errors
 
+    def read(self, round_: int, vertex: int, message: Message) -> Reply | None:
+        """Give what a vertex has sent, or None if it cannot be used."""
+        try:
+            reply = self._room.claim(vertex, _answer_in(message))
+        except CompressionError as error:
+            self.leave_out(round_, vertex, error)
+            return None
+        if reply is None:
+            text = "%s: vertex %s has lost its model and restarts from its public copy"
+            log(WARNING, text, self._who, vertex)
+        return reply
+
+    def leave_out(self, round_: int, vertex: int, error: CompressionError) -> None:
+        """Tell of a message that is of no use."""
+        log(WARNING, "%s: left out vertex %s: %s", self._who, vertex, error)
+        self.ledger.add_dropped(round_)
+
     def _note(
         self, round_: int, vertex: int, message: Message, way: Direction, purpose: int
     ) -> None:
@@ -126,7 +172,7 @@ class Post:
         self.ledger.add(Entry(round_, client, way, what, size, self._dense))
 
 
-def answer_in(message: Message) -> bytes:
+def _answer_in(message: Message) -> bytes:
     """Give the bytes of a vertex's answer; `WireError` if there are none."""
     record = message.content.array_records.get(CONSENSUS_KEY, ArrayRecord())
     array = record.get(CONSENSUS_KEY)

@@ -11,7 +11,7 @@ side) and whose messages may be lost.
 
 from __future__ import annotations
 
-from .activity import draw_edges, draw_matching, due
+from .activity import draw_edges, draw_matching, due, periods_of
 from .choco import Choco, ChocoState, contractive
 from .edge_bytes import EdgeBytes
 from .flows import Averaging, Flows, Pairs, Tracking
@@ -40,5 +40,6 @@ __all__ = [
     "draw_edges",
     "draw_matching",
     "due",
+    "periods_of",
     "tune_gamma",
 ]

@@ -12,6 +12,27 @@ from ..rng import Rng
 from ..topology import Topology
 
 
+def periods_of(
+    who: str, topology: Topology, periods: int | Sequence[int]
+) -> tuple[int, ...]:
+    """Give each vertex its period: the one there is, or its own.
+
+    Raises
+    ------
+    SettingError
+        If there is not one period of at least 1 for each vertex.
+    """
+    n = topology.num_nodes
+    found = (periods,) * n if isinstance(periods, int) else tuple(periods)
+    if len(found) != n or min(found, default=1) < 1:
+        msg = (
+            f"{who}: expected {n} periods of at least 1, one for each vertex, found "
+            f"{list(found)}"
+        )
+        raise SettingError(msg)
+    return found
+
+
 def due(topology: Topology, step: int, periods: Sequence[int]) -> Tensor:
     """Tell which edges mix at a step: those with both ends due.
 
@@ -39,13 +60,8 @@ def due(topology: Topology, step: int, periods: Sequence[int]) -> Tensor:
     SettingError
         If there is not one period of at least 1 for each vertex.
     """
-    if len(periods) != topology.num_nodes or min(periods, default=1) < 1:
-        msg = (
-            f"due: expected {topology.num_nodes} periods of at least 1, one for each "
-            f"vertex, found {list(periods)}"
-        )
-        raise SettingError(msg)
-    ready = torch.tensor([step % period == 0 for period in periods])
+    found = periods_of("due", topology, periods)
+    ready = torch.tensor([step % period == 0 for period in found])
     first, second = topology.ends()
     return ready[first] & ready[second]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from .asynchronous import AsynchronousGossip
 from .compressed import Compressed
 from .consensus import Consensus
 from .gossip import Gossip
 from .ledger import Ledger
 
-__all__ = ["Compressed", "Consensus", "Gossip", "Ledger"]
+__all__ = ["AsynchronousGossip", "Compressed", "Consensus", "Gossip", "Ledger"]

@@ -227,7 +227,7 @@ class Decentralised(Clocked):
                 codec="" if silent else self.codec(),
                 draws=draws.child(vertex).key,
             )
-        if senders and not requests:
+        if senders and not connected:
             self._patience.count(usable=False, answered=False, errors=[])
         return post.sent(server_round, requests, TRAIN)
 

@@ -11,7 +11,7 @@ side) and whose messages may be lost.
 
 from __future__ import annotations
 
-from .activity import draw_edges, draw_matching, due, periods_of
+from .activity import Tick, draw_edges, draw_matching, draw_tick, due, periods_of
 from .choco import Choco, ChocoState, contractive
 from .edge_bytes import EdgeBytes
 from .flows import Averaging, Flows, Pairs, Tracking
@@ -34,11 +34,13 @@ __all__ = [
     "Pairs",
     "Parcel",
     "Rows",
+    "Tick",
     "Tracking",
     "Tuning",
     "contractive",
     "draw_edges",
     "draw_matching",
+    "draw_tick",
     "due",
     "periods_of",
     "tune_gamma",

@@ -1,8 +1,10 @@
-"""Which edges mix at a step: those whose ends are due, or some drawn at random."""
+"""Which edges mix at a step: those whose ends are due, some drawn, or by clocks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -103,3 +105,46 @@ def draw_matching(topology: Topology, count: int, rng: Rng) -> Tensor:
             chosen.append(edge)
             taken.update(ends)
     return torch.tensor(chosen, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One event of asynchronous gossip.
+
+    Attributes
+    ----------
+    vertex : int
+        Whose clock has ticked.
+    edge : int
+        Position in ``topology.edges`` of the edge to the neighbour that it calls.
+    wait : float
+        Time since the event before.
+    """
+
+    vertex: int
+    edge: int
+    wait: float
+
+
+def draw_tick(topology: Topology, speeds: Sequence[float], rng: Rng) -> Tick:
+    """Draw the next event, where every vertex has a Poisson clock of its own.
+
+    The next tick of all clocks together comes after an exponential time with the sum
+    of the speeds as rate, and is a vertex's with the chance speed / sum: the
+    asynchronous time model of Boyd, Ghosh, Prabhakar and Shah, see `draw_edges`.
+
+    Parameters
+    ----------
+    topology : Topology
+        The graph; of at least two vertices.
+    speeds : sequence of float
+        Ticks in a unit of time, of each vertex, above 0.
+    rng : Rng
+        Of this event.
+    """
+    when, who, whom = rng.uniform(3).double().tolist()
+    ends = torch.tensor(speeds, dtype=torch.float64).cumsum(0)
+    total = float(ends[-1])
+    vertex = int(torch.searchsorted(ends, who * total, right=True))
+    own = [number for number, pair in enumerate(topology.edges) if vertex in pair]
+    return Tick(vertex, own[int(whom * len(own))], -math.log1p(-when) / total)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Message
 
-from clients import CompressionMod, ConsensusMod
+from clients import CompressionMod, ConsensusMod, FileHome
 from fl_lowrank import topology
 from fl_lowrank.errors import ProtocolError, SettingError
 from fl_lowrank.mixing import max_degree
 from simulations.loopback import Fault, Faults, LoopbackGrid, RandomFaults
-from strategies import Consensus, Gossip
+from strategies import AsynchronousGossip, Consensus, Gossip
 from tests.strategies.federation import logged
 from tests.strategies.neighbours import (
     DIM,
@@ -139,6 +140,34 @@ def test_gossip_averages_pairs() -> None:
     assert strategy.room.edges.totals()["messages"] == 6 * 2 * 3
 
 
+def test_asynchronous_gossip_follows_its_clocks() -> None:
+    strategy, app = AsynchronousGossip(CYCLE, (1.0, 1.0, 4.0, 2.0), seed=1), App()
+    result, grid = train(strategy, app, 40)
+    x, targets, now = np.ones((NUM_NODES, DIM)), [target(i) for i in range(4)], 0.0
+    ticks = [strategy.tick_at(step) for step in range(40)]
+    for step, tick in enumerate(ticks):
+        x[tick.vertex] -= RATE * (x[tick.vertex] - targets[tick.vertex])
+        ends = list(CYCLE.edges[tick.edge])
+        assert tick.vertex in ends
+        x[ends] = x[ends].mean(axis=0)
+        now += tick.wait
+        found = result.train_metrics_clientapp[step + 1]
+        assert found["time"] == pytest.approx(now)
+        assert found["num_mixed"] == 1
+    np.testing.assert_allclose(models(strategy), x, rtol=1e-5)
+    # Each node's steps are numbered, and nobody is asked who is not called.
+    assert app.taken == [
+        (tick.vertex, sum(t.vertex == tick.vertex for t in ticks[:step]))
+        for step, tick in enumerate(ticks)
+    ]
+    trained = [m for m in grid.messages if m.message_type == "train"]
+    assert len(trained) == 2 * (2 * 40 + NUM_NODES)
+    expected = NUM_NODES * np.ones(DIM) + app.moved
+    np.testing.assert_allclose(models(strategy).sum(axis=0), expected, rtol=1e-6)
+    with pytest.raises(SettingError, match="expected 4 speeds above 0"):
+        AsynchronousGossip(CYCLE, (1.0, 0.0, 1.0, 1.0))
+
+
 class Later(Faults):
     """Faults between the introduction and the last rounds."""
 
@@ -157,6 +186,7 @@ STRATEGIES = {
     "consensus": lambda: Consensus(MIXING),
     "compressed": lambda: Consensus(MIXING, **COMPRESSED),
     "gossip": lambda: Gossip(CYCLE, 3),
+    "asynchronous": lambda: AsynchronousGossip(CYCLE),
 }
 
 
@@ -183,6 +213,28 @@ def test_lost_messages_leave_the_mean_where_it_is(name: str) -> None:
     asked = [len(strategy.edges_at(k)) for k in range(40)]
     assert 0 < sum(mixed[:28]) < 0.7 * sum(asked[:28])
     assert mixed[-5:] == asked[-5:]
+
+
+def test_files_survive_crashes(tmp_path: Path) -> None:
+    """A client that dies before Flower saves its Context has lost nothing."""
+    weather = RandomFaults(
+        seed=4,
+        lose_reply=0.1,
+        crash_before_save=0.1,
+        crash_after_reply=0.2,
+        lose_memory=0.2,
+    )
+    app = App(mods=[ConsensusMod(FileHome(tmp_path, durable=False))])
+    strategy = Consensus(MIXING, **COMPRESSED)
+    grid = LoopbackGrid(app.app, NUM_NODES, faults=Later(weather, 20))
+    with logged() as lines:
+        train(strategy, app, 25, grid)
+    assert grid.counts()["memory_lost"] > 5
+    assert grid.counts()["crashed_before_save"] > 2
+    assert not [line for line in lines if "has lost its model" in line]
+    expected = NUM_NODES * np.ones(DIM) + app.moved
+    gap = np.linalg.norm(models(strategy).sum(axis=0) - expected)
+    assert gap < 1e-6 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("lost", [False, True])

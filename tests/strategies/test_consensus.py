@@ -127,6 +127,22 @@ def test_unequal_nodes_mix_when_both_ends_are_due() -> None:
     np.testing.assert_allclose(total, NUM_NODES * np.ones(DIM), rtol=1e-7)
 
 
+def test_a_node_that_only_mixes_is_not_asked_to_train() -> None:
+    strategy, app = Consensus(MIXING, train_periods=(1, 1, 1, 3)), App()
+    result, _ = train(strategy, app, 6)
+    assert [k for i, k in app.taken if i == 3] == [0, 1]
+    assert [m["num_replies"] for m in result.train_metrics_clientapp.values()] == [
+        4
+    ] * 6
+    x, targets = np.ones((NUM_NODES, DIM)), [target(i) for i in range(NUM_NODES)]
+    for step in range(6):
+        for i in range(NUM_NODES):
+            if i < 3 or step % 3 == 0:
+                x[i] -= RATE * (x[i] - targets[i])
+        x = W @ x
+    np.testing.assert_allclose(models(strategy), x, rtol=1e-5)
+
+
 def test_gossip_averages_pairs() -> None:
     strategy = Gossip(CYCLE, 3, seed=5)
     train(strategy, App(), 6)

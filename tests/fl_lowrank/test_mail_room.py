@@ -74,7 +74,7 @@ def test_what_rounding_keeps_is_not_lost() -> None:
         trained["conv.weight"], after["conv.weight"], rtol=2e-7, atol=2e-7
     )
     gained = node.train(state, before, after)["model/norm.weight"]
-    assert torch.equal(gained, torch.full((3,), 1.0 + 2.0**-26).double())
+    assert torch.equal(gained, torch.full((3,), 1.0 + 2.0**-26, dtype=torch.float64))
     for name, tensor in MODEL.items():
         assert trained[name].dtype == tensor.dtype
     assert torch.equal(trained["mask"], MODEL["mask"])

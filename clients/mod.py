@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from functools import partial
 from logging import WARNING
 from typing import Literal
@@ -11,18 +10,14 @@ from typing import Literal
 from flwr.app import (
     Array,
     ArrayRecord,
-    ConfigRecord,
     Context,
     Error,
     Message,
-    RecordDict,
 )
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common import log
 from flwr.common.constant import ErrorCode
-from torch import Tensor
 
-import fl_lowrank
 from fl_lowrank import feedback as feedbacks
 from fl_lowrank.envelope import (
     EVALUATE,
@@ -33,15 +28,15 @@ from fl_lowrank.envelope import (
     Reply,
     Request,
 )
-from fl_lowrank.errors import CompressionError, InputError, ProtocolError
+from fl_lowrank.errors import CompressionError, ProtocolError
 from fl_lowrank.model import Layout, ModelCodec, layout_of
 from fl_lowrank.rng import Rng
-from fl_lowrank.types import all_finite
 from fl_lowrank.updates import MAX_NUM_EXAMPLES, split_layout, weighted_update
 
 from . import reference, turns
-from .arrays import only_arrays, tensors_of
-from .homes import Home, choose, client_key
+from .arrays import check_finite, check_same_model, only_arrays, tensors_of
+from .hello import introduce
+from .homes import Home, choose
 from .importance import GradientFn, Weighing
 
 _EXACT = ModelCodec("*: identity()")
@@ -98,7 +93,7 @@ class CompressionMod:
         try:
             request = Request.unpack(data)
             if request.purpose == HELLO:
-                return _introduce(message, context)
+                return introduce(message, context)
             return self._serve(message, context, call_next, request)
         except CompressionError as error:
             log(WARNING, "CompressionMod: %s", error)
@@ -140,11 +135,11 @@ class CompressionMod:
         if reply.has_error():
             return reply
         trained = tensors_of(only_arrays(reply, "the reply"))
-        _check_same_model(received, trained)
+        check_same_model(received, trained)
         begin = time.perf_counter()
         factor = _num_examples(reply, request.weight_key) / request.scale
         update = weighted_update(received, trained, lossy, factor)
-        _check_finite(update)
+        check_finite(update)
         model = trained | {name: received[name] for name in lossy}
         renew = partial(weighing.renew, model, factor)
         buffers, _ = _EXACT.encode({name: trained[name] for name in exact}, {}, Rng(0))
@@ -174,14 +169,6 @@ class CompressionMod:
         return reply
 
 
-def _introduce(message: Message, context: Context) -> Message:
-    """Tell the server who this client is."""
-    about = ConfigRecord(
-        {"client-key": client_key(context), "version": fl_lowrank.__version__}
-    )
-    return Message(RecordDict({REQUEST_KEY: about}), reply_to=message)
-
-
 def _take_request(message: Message) -> bytes | None:
     """Remove and give the request's bytes, so that the user's code never sees them."""
     for key, record in list(message.content.config_records.items()):
@@ -195,35 +182,6 @@ def _take_request(message: Message) -> bytes | None:
 
 def _num_bytes(layout: Layout) -> int:
     return sum(t.numel * t.dtype.itemsize for t in layout.values())
-
-
-def _check_same_model(
-    received: Mapping[str, Tensor], trained: Mapping[str, Tensor]
-) -> None:
-    before, after = layout_of(received), layout_of(trained)
-    wrong = sorted(
-        name
-        for name in before.keys() | after.keys()
-        if before.get(name) != after.get(name)
-    )
-    if wrong:
-        name = wrong[0]
-        msg = (
-            f"the reply's arrays differ from the received ones in {len(wrong)} places, "
-            f"first {name!r}: received {before.get(name)}, found {after.get(name)}; "
-            "return the same names, shapes and dtypes"
-        )
-        raise ProtocolError(msg)
-
-
-def _check_finite(update: Mapping[str, Tensor]) -> None:
-    for name, value in update.items():
-        if not all_finite(value):
-            msg = (
-                f"the update of {name!r} holds NaN or infinite numbers; training has "
-                "probably diverged, lower the learning rate"
-            )
-            raise InputError(msg)
 
 
 def _num_examples(reply: Message, key: str) -> float:

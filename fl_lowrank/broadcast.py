@@ -102,8 +102,7 @@ class Broadcast:
         if flags > 1 or (flags and num_links) or num_links > MAX_LINKS:
             msg = f"downlink: flags {flags} with {num_links} links make no sense"
             raise WireError(msg)
-        reader = Reader(data)
-        reader.take(size + _CRC_BYTES)
+        reader = Reader(data, size + _CRC_BYTES)
         links = tuple(
             Link(before, reader.take(length))
             for before, length in _LINK.iter_unpack(head[_HEAD.size :])

@@ -16,10 +16,12 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
-from clients import CompressionMod
+from clients import CompressionMod, ConsensusMod
 
 from .config import Settings
 from .data import Partitioning, load_dataset, partition_dataset
+from .decentralised import client
+from .decentralised.arguments import from_text
 from .models import build_model
 from .training import evaluate, loss_gradient, train_locally
 
@@ -60,7 +62,8 @@ def local_gradient(
     return loss_gradient(_model(settings, parameters), x[drawn], y[drawn])
 
 
-app = ClientApp(mods=[CompressionMod(gradient=local_gradient)])
+# Each mod answers the strategies that need it.
+app = ClientApp(mods=[CompressionMod(gradient=local_gradient), ConsensusMod()])
 
 
 @app.train()
@@ -81,6 +84,10 @@ def train(msg: Message, context: Context) -> Message:
     """
     start = time.perf_counter()
     settings = Settings.from_run_config(context.run_config)
+    if settings.decentralised:
+        return client.train(
+            msg, context, from_text(settings.decentralised, settings.out)
+        )
     partition = int(context.node_config["partition-id"])
     config = msg.content.config_records["config"]
     x, y = _samples(settings, context, held_out=False)
@@ -124,6 +131,10 @@ def evaluate_locally(msg: Message, context: Context) -> Message:
         Number of examples, loss and accuracy.
     """
     settings = Settings.from_run_config(context.run_config)
+    if settings.decentralised:
+        return client.evaluate_agent(
+            msg, context, from_text(settings.decentralised, settings.out)
+        )
     x, y = _samples(settings, context, held_out=True)
     loss, accuracy = evaluate(_received_model(settings, msg), x, y)
     metrics = MetricRecord(

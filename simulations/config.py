@@ -62,6 +62,10 @@ class Settings:
         Compressor text and feedback of the updates; uplink ``none`` turns both off.
     downlink : str
         Compressor text of the models; ``identity()`` sends them as they are.
+    decentralised : str
+        If not empty, training without a centre instead: an experiment and flags as of
+        ``python -m simulations.decentralised``, which name one run. Of the other keys
+        only `timeout` and `out` are used then, and the clients are the agents.
     timeout : float
         Seconds the server waits for a round's replies.
     seed : int
@@ -92,6 +96,7 @@ class Settings:
     uplink: str
     feedback: str
     downlink: str
+    decentralised: str
     timeout: float
     seed: int
     out: str

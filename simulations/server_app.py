@@ -19,6 +19,8 @@ from strategies import Compressed
 from .config import Settings
 from .data import Dataset, Partitioning, load_dataset, partition_dataset
 from .data import partition_statistics as statistics_of
+from .decentralised.arguments import from_text
+from .decentralised.server import run_decentralised
 from .errors import SimulationError
 from .models import build_model
 from .results import RunFolder
@@ -60,6 +62,9 @@ def run_federated(grid: Grid, settings: Settings) -> Result:
     """
     folder = RunFolder.named(settings.out)
     try:
+        if settings.decentralised:
+            asked = from_text(settings.decentralised, settings.out)
+            return run_decentralised(grid, asked, settings.timeout)
         return _run(grid, settings, folder)
     except Exception as error:
         folder.write_error(error)

@@ -27,9 +27,25 @@ _MAX_KEY = 128
 
 
 class Directory:
-    """Node ids and client keys of the connected nodes."""
+    """Node ids and client keys of the connected nodes.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    who, mod : str
+        The strategy and the mod that it needs, for messages to the user.
+    key : str
+        Of the mod's requests in a message's config.
+    """
+
+    def __init__(
+        self,
+        who: str = "Compressed",
+        mod: str = "CompressionMod",
+        key: str = REQUEST_KEY,
+    ) -> None:
+        self._who = who
+        self._mod = mod
+        self._key = key
         self._keys: dict[int, str] = {}
         self._asked: dict[int, float] = {}
 
@@ -62,7 +78,7 @@ class Directory:
         self._asked |= dict.fromkeys(new, now)
         errors: list[str] = []
         if new:
-            hellos = _hellos(new, fid, timeout)
+            hellos = _hellos(new, fid, timeout, self._key)
             replies = list(grid.send_and_receive(hellos, timeout=timeout))
             asked = {m.metadata.message_id: m.metadata.dst_node_id for m in hellos}
             errors = self._learn(asked, set(connected), replies)
@@ -70,8 +86,8 @@ class Directory:
         if connected and not known:
             why = errors[0] if errors else f"no answer within {timeout:.0f} s"
             msg = (
-                f"Compressed: none of {len(connected)} nodes introduced itself ({why});"
-                " is CompressionMod() the first of the ClientApp's mods?"
+                f"{self._who}: none of {len(connected)} nodes introduced itself "
+                f"({why}); is {self._mod}() the first of the ClientApp's mods?"
             )
             raise ProtocolError(msg)
         return sorted(known, key=lambda n: self.order(self._keys[n]))
@@ -96,25 +112,28 @@ class Directory:
                 errors.append(f"node {node}: its reply is not an introduction")
                 continue
             if taken.setdefault(key, node) != node:
-                log(WARNING, "Compressed: two nodes call themselves %s", key)
+                log(WARNING, "%s: two nodes call themselves %s", self._who, key)
                 key = f"{key}@{node}"
             # Its earlier node has gone; should that come back, it is asked anew.
             self._keys = {n: k for n, k in self._keys.items() if k != key}
             if version != fl_lowrank.__version__:
-                log(WARNING, "Compressed: node %s runs fl-lowrank %s", node, version)
+                text = "%s: node %s runs fl-lowrank %s"
+                log(WARNING, text, self._who, node, version)
             self._keys[node] = key
-        log(INFO, "Compressed: %s nodes introduced themselves", len(self._keys))
+        log(INFO, "%s: %s nodes introduced themselves", self._who, len(self._keys))
         for error in errors:
-            log(WARNING, "Compressed: %s", error)
+            log(WARNING, "%s: %s", self._who, error)
         return errors
 
 
-def _hellos(nodes: Iterable[int], fid: bytes, timeout: float) -> list[Message]:
+def _hellos(
+    nodes: Iterable[int], fid: bytes, timeout: float, key: str
+) -> list[Message]:
     deadline = time.time() + timeout
     request = Request(HELLO, fid, 0, (0, 0), 0, 0, 1.0, deadline).pack()
     messages = []
     for node in nodes:
-        content = RecordDict({REQUEST_KEY: ConfigRecord({REQUEST_KEY: request})})
+        content = RecordDict({key: ConfigRecord({key: request})})
         messages.append(Message(content, node, MessageType.TRAIN, ttl=timeout))
     return messages
 

@@ -15,9 +15,10 @@ MAX_EMPTY_ROUNDS = 3
 
 @dataclass
 class Patience:
-    """Counts rounds in a row without a usable reply."""
+    """Counts rounds in a row without a usable reply, for a strategy of some name."""
 
     num_empty: int = 0
+    who: str = "Compressed"
 
     def count(self, *, usable: bool, answered: bool, errors: Sequence[Message]) -> None:
         """Note how a round went.
@@ -36,7 +37,7 @@ class Patience:
         elif answered:
             why = "none could be decoded, see the log"
         msg = (
-            f"Compressed: {self.num_empty} rounds in a row without a usable reply; "
+            f"{self.who}: {self.num_empty} rounds in a row without a usable reply; "
             f"{why}"
         )
         raise ProtocolError(msg)

@@ -1,8 +1,10 @@
-"""Which edges mix at a step: those whose ends are due, or some drawn at random."""
+"""Which edges mix at a step: those whose ends are due, some drawn, or by clocks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +12,27 @@ from torch import Tensor
 from ..errors import SettingError
 from ..rng import Rng
 from ..topology import Topology
+
+
+def periods_of(
+    who: str, topology: Topology, periods: int | Sequence[int]
+) -> tuple[int, ...]:
+    """Give each vertex its period: the one there is, or its own.
+
+    Raises
+    ------
+    SettingError
+        If there is not one period of at least 1 for each vertex.
+    """
+    n = topology.num_nodes
+    found = (periods,) * n if isinstance(periods, int) else tuple(periods)
+    if len(found) != n or min(found, default=1) < 1:
+        msg = (
+            f"{who}: expected {n} periods of at least 1, one for each vertex, found "
+            f"{list(found)}"
+        )
+        raise SettingError(msg)
+    return found
 
 
 def due(topology: Topology, step: int, periods: Sequence[int]) -> Tensor:
@@ -39,13 +62,8 @@ def due(topology: Topology, step: int, periods: Sequence[int]) -> Tensor:
     SettingError
         If there is not one period of at least 1 for each vertex.
     """
-    if len(periods) != topology.num_nodes or min(periods, default=1) < 1:
-        msg = (
-            f"due: expected {topology.num_nodes} periods of at least 1, one for each "
-            f"vertex, found {list(periods)}"
-        )
-        raise SettingError(msg)
-    ready = torch.tensor([step % period == 0 for period in periods])
+    found = periods_of("due", topology, periods)
+    ready = torch.tensor([step % period == 0 for period in found])
     first, second = topology.ends()
     return ready[first] & ready[second]
 
@@ -87,3 +105,46 @@ def draw_matching(topology: Topology, count: int, rng: Rng) -> Tensor:
             chosen.append(edge)
             taken.update(ends)
     return torch.tensor(chosen, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One event of asynchronous gossip.
+
+    Attributes
+    ----------
+    vertex : int
+        Whose clock has ticked.
+    edge : int
+        Position in ``topology.edges`` of the edge to the neighbour that it calls.
+    wait : float
+        Time since the event before.
+    """
+
+    vertex: int
+    edge: int
+    wait: float
+
+
+def draw_tick(topology: Topology, speeds: Sequence[float], rng: Rng) -> Tick:
+    """Draw the next event, where every vertex has a Poisson clock of its own.
+
+    The next tick of all clocks together comes after an exponential time with the sum
+    of the speeds as rate, and is a vertex's with the chance speed / sum: the
+    asynchronous time model of Boyd, Ghosh, Prabhakar and Shah, see `draw_edges`.
+
+    Parameters
+    ----------
+    topology : Topology
+        The graph; of at least two vertices.
+    speeds : sequence of float
+        Ticks in a unit of time, of each vertex, above 0.
+    rng : Rng
+        Of this event.
+    """
+    when, who, whom = rng.uniform(3).double().tolist()
+    ends = torch.tensor(speeds, dtype=torch.float64).cumsum(0)
+    total = float(ends[-1])
+    vertex = int(torch.searchsorted(ends, who * total, right=True))
+    own = [number for number, pair in enumerate(topology.edges) if vertex in pair]
+    return Tick(vertex, own[int(whom * len(own))], -math.log1p(-when) / total)

@@ -40,6 +40,8 @@ class Agents:
     parameters, statistics : Tensor
         Shapes (agents, d) and (agents, s): the model's parameters, and the floating
         point buffers of its normalisation layers.
+    velocities : Tensor | None
+        Shape (agents, d): momentum local to each agent; None without momentum.
     layout : dict[str, TensorLayout]
         The tensors that make up a row of `parameters`.
     """
@@ -55,10 +57,10 @@ class Agents:
         self.layout = {
             k: TensorLayout(tuple(p.shape), p.dtype) for k, p in self._named.items()
         }
-        row = _flat(self._named.values())
-        self.parameters = row.repeat(num_agents, 1)
-        self.statistics = _flat(self._buffers).to(row).repeat(num_agents, 1)
-        self._velocities = torch.zeros_like(self.parameters) if momentum else None
+        parameters, statistics = self.held()
+        self.parameters = parameters.repeat(num_agents, 1)
+        self.statistics = statistics.repeat(num_agents, 1)
+        self.velocities = torch.zeros_like(self.parameters) if momentum else None
         self._vectorised = _is_vectorisable(model)
         self._gradients = vmap(grad_and_value(self._loss))
 
@@ -118,6 +120,17 @@ class Agents:
                 start += buffer.numel()
         return self.model
 
+    def held(self) -> tuple[Tensor, Tensor]:
+        """Copy what is in the model, as `load` takes it.
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            Parameters and statistics, shapes (d,) and (s,).
+        """
+        parameters = _flat(self._named.values())
+        return parameters, _flat(self._buffers).to(parameters)
+
     @torch.no_grad()
     def recomputed(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Compute the statistics of normalisation layers anew.
@@ -166,8 +179,8 @@ class Agents:
             )
 
     def _descend(self, agent: int, gradient: Tensor, lr: float) -> None:
-        if self._velocities is not None:
-            gradient = self._velocities[agent].mul_(self.momentum).add_(gradient)
+        if self.velocities is not None:
+            gradient = self.velocities[agent].mul_(self.momentum).add_(gradient)
         self.parameters[agent].sub_(gradient, alpha=lr)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +70,37 @@ def read_arguments(argv: Sequence[str] | None = None) -> Arguments:
     if found.num_jobs < 1:
         raise SimulationError(f"--num-jobs must be at least 1, found {found.num_jobs}.")
     return Arguments(runs, root, found.num_jobs)
+
+
+@functools.cache
+def from_text(text: str, out: str) -> Settings:
+    """Read what a run config asks for: one run.
+
+    Parameters
+    ----------
+    text : str
+        As on the command line.
+    out : str
+        Folder for its results; empty for none.
+
+    Returns
+    -------
+    Settings
+        The run's settings.
+    """
+    try:
+        runs = list(read_arguments(shlex.split(text)).runs.values())
+    except (SystemExit, ValueError) as error:  # argparse would end the process
+        raise SimulationError(
+            f"run config: decentralised {text!r} cannot be read: {error}; try it with "
+            "python -m simulations.decentralised."
+        ) from error
+    if len(runs) != 1:
+        raise SimulationError(
+            f"run config: decentralised must name one run, found {len(runs)} in "
+            f"{text!r}; choose one by --only."
+        )
+    return dataclasses.replace(runs[0], out=out)
 
 
 def _check(settings: Settings) -> None:

@@ -77,7 +77,7 @@ def set_up(settings: Settings, topology: Topology, data: Dataset) -> Setup:
 
 def _set_up(settings: Settings, topology: Topology, data: Dataset) -> Setup:
     mixing = choose(RULES, settings.weights, "weights")(topology)
-    agents = _agents(settings, topology.num_nodes, data)
+    agents = build_agents(settings, topology.num_nodes, data)
     row = rows_as_tensors(agents.parameters[0], agents.layout)
     whole = {**row, "statistics": agents.statistics[0]}
     message_bytes = _exact_bytes(whole if agents.statistics.shape[1] else row)
@@ -120,7 +120,23 @@ def _set_up(settings: Settings, topology: Topology, data: Dataset) -> Setup:
     return Setup(topology, mixing, agents, compressed, message_bytes, gamma, rates)
 
 
-def _agents(settings: Settings, num_agents: int, data: Dataset) -> Agents:
+def build_agents(settings: Settings, num_agents: int, data: Dataset) -> Agents:
+    """Make agents that start from the weights of the settings' seed.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run's settings.
+    num_agents : int
+        How many.
+    data : Dataset
+        On the device and in the dtype of the training.
+
+    Returns
+    -------
+    Agents
+        The agents.
+    """
     model = build_model(
         settings.model, data.sample_shape, data.num_classes, settings.seed
     )

@@ -15,7 +15,7 @@ from ..training import evaluate
 from .building import placed, set_up
 from .graphs import read_graph
 from .rates import learning_rate
-from .samples import Batches, share_out
+from .samples import Batches, share_out, steps_in_epoch
 from .settings import Settings
 
 
@@ -45,9 +45,8 @@ class Training:
         self.batches = Batches(self.shares, settings.batch_size, settings.seed)
         self.setup = set_up(settings, topology, self.data)
         self.agents = self.setup.agents
-        self.steps_per_epoch = min(
-            len(share) * period // settings.batch_size
-            for share, period in zip(self.shares, self.periods, strict=True)
+        self.steps_per_epoch = steps_in_epoch(
+            self.shares, self.periods, settings.batch_size
         )
         self.num_steps = 0
         self.messages = self.bytes = torch.zeros(len(topology.edges), dtype=torch.int64)
@@ -104,7 +103,6 @@ class Training:
             for i, share in enumerate(self.shares)
         ]
         accuracies = torch.tensor(found, dtype=torch.float64)
-        everybody = torch.cat([share[:256] for share in self.shares])
         middle = agents.statistics.mean(dim=0)
         edges = max(len(self.bytes), 1)
         return {
@@ -112,7 +110,7 @@ class Training:
             "accuracy": float(accuracies.mean()),
             "accuracy_deviation": float(accuracies.std(correction=0)),
             "accuracy_agents": found,
-            "accuracy_of_mean": self._accuracy(mean, middle, everybody),
+            "accuracy_of_mean": self.accuracy_of_mean(mean, middle),
             "consensus_distance": (sum(squares) / len(squares)) ** 0.5
             / float(mean.norm()),
             "messages": int(self.messages.sum()),
@@ -121,6 +119,30 @@ class Training:
             "bytes_per_edge_most": max(self.bytes.tolist(), default=0),
             "bytes_uncompressed": int(self.messages.sum()) * self.setup.message_bytes,
         }
+
+    def accuracy_of_mean(
+        self, parameters: torch.Tensor, statistics: torch.Tensor
+    ) -> float:
+        """Evaluate the mean of all models.
+
+        Parameters
+        ----------
+        parameters, statistics : Tensor
+            Means over the agents, shapes (d,) and (s,).
+
+        Returns
+        -------
+        float
+            Accuracy on the test set.
+        """
+        everybody = torch.cat([share[:256] for share in self.shares])
+        return self._accuracy(parameters, statistics, everybody)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        total = self.settings.epochs * self.steps_per_epoch
+        return min(total, self.settings.max_steps or total)
 
     def describe(self) -> dict[str, Any]:
         """Give what is fixed before the first step.
@@ -168,9 +190,7 @@ def run(settings: Settings, on_round: Callable[[Round], None]) -> None:
     folder = RunFolder.named(settings.out)
     training = Training(settings)
     folder.write_start(settings, training.describe())
-    total = settings.epochs * training.steps_per_epoch
-    if settings.max_steps:
-        total = min(total, settings.max_steps)
+    total = training.total_steps
     losses, start = [], time.perf_counter()
     for step in range(1, total + 1):
         losses.append(training.step())

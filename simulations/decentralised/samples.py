@@ -37,6 +37,31 @@ def share_out(num_samples: int, periods: Sequence[int], seed: int) -> list[Tenso
     return [order[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
 
+def steps_in_epoch(
+    shares: Sequence[Tensor], periods: Sequence[int], batch_size: int
+) -> int:
+    """Count the steps in which agents, together, see as many samples as there are.
+
+    Parameters
+    ----------
+    shares : Sequence[Tensor]
+        Indices of each agent's samples.
+    periods : Sequence[int]
+        Steps from one batch to the next of each agent.
+    batch_size : int
+        Of each agent.
+
+    Returns
+    -------
+    int
+        The number of steps.
+    """
+    return min(
+        len(share) * period // batch_size
+        for share, period in zip(shares, periods, strict=True)
+    )
+
+
 class Batches:
     """Each agent's endless walk through its samples, in a new order for each pass.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fl_lowrank import rng, topology
-from fl_lowrank.consensus import draw_edges, draw_matching, due
+from fl_lowrank.consensus import draw_edges, draw_matching, draw_tick, due
 from fl_lowrank.errors import SettingError
 from fl_lowrank.exchange import average_pairs
 from fl_lowrank.mixing import metropolis
@@ -132,3 +132,19 @@ def test_a_drawn_matching_takes_no_vertex_twice(name: str) -> None:
         seen.update(drawn)
     assert seen == set(range(len(graph.edges)))
     assert len(draw_matching(graph, 1, rng.stream(34))) == 1
+
+
+def test_clocks_tick_as_fast_as_their_vertices() -> None:
+    """Five standard deviations: a false alarm in 10^6 at most."""
+    graph, speeds, count = GRAPHS["star"], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 9.0], 2000
+    ticks = [draw_tick(graph, speeds, rng.stream(3, k)) for k in range(count)]
+    for vertex, speed in enumerate(speeds):
+        share = sum(tick.vertex == vertex for tick in ticks) / count
+        chance = speed / sum(speeds)
+        assert abs(share - chance) < 5 * (chance * (1 - chance) / count) ** 0.5
+    waits = torch.tensor([tick.wait for tick in ticks], dtype=torch.float64)
+    assert abs(float(waits.mean()) * sum(speeds) - 1.0) < 5 / count**0.5
+    assert abs(float(waits.std()) * sum(speeds) - 1.0) < 0.2  # as exponential times
+    called = {tick.edge for tick in ticks if tick.vertex == 0}
+    assert called == set(range(6))
+    assert all(tick.vertex in graph.edges[tick.edge] for tick in ticks)

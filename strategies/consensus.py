@@ -1,0 +1,125 @@
+"""`Consensus`: neighbours mix their models along the edges of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from logging import INFO
+
+from flwr.common import log
+from torch import Tensor
+
+from fl_lowrank.consensus import (
+    Averaging,
+    Flows,
+    Rows,
+    Tracking,
+    contractive,
+    due,
+    periods_of,
+    tune_gamma,
+)
+from fl_lowrank.mixing import Mixing, metropolis
+from fl_lowrank.model import ModelCodec
+
+from .decentralised import Decentralised
+
+
+class Consensus(Decentralised):
+    """Local training, and mixing with the neighbours every so many rounds.
+
+    ::
+
+        strategy = Consensus(metropolis(topology.cycle(4)), periods=5)
+        result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=100)
+
+    and, in the ClientApp, ``mods=[ConsensusMod()]``. An edge mixes in a round if both
+    its ends are due, so that the mean of the models is kept (own periods of unequal
+    nodes, whose shares of the data should be as large as their power).
+
+    Flower has no links between nodes. The server passes messages on and holds the copy
+    that neighbours have of a node's model: it serves no average, but it can read the
+    copies. ``room.edges`` counts bytes as if links were direct; Flower's own messages
+    carry more, since what a node gains comes to it in float64.
+
+    S. Tikhonkov, "Research and Application of Consensus Algorithms for Distributed
+    Training of Neural Networks" (thesis, St Petersburg State University, 2021, in
+    Russian): algorithms 1 and 2; there one end of an edge may mix without the other,
+    which moves the mean. Compressed: `fl_lowrank.consensus.Choco`.
+
+    Parameters
+    ----------
+    mixing : Mixing
+        The graph and its weights.
+    periods : int or sequence of int
+        Rounds from one mixing to the next, of all nodes or of each.
+    compressor : str, optional
+        A compressor or rules, for differences to public copies; unbiased ones are
+        shrunk. Left out, nodes send their models.
+    gamma : float, optional
+        Step of compressed consensus; found on random vectors before training if it is
+        left out.
+    **options
+        Of `Decentralised`.
+
+    Raises
+    ------
+    SpecError, SettingError
+        If a setting cannot be understood; from ``start``, if it does not go with the
+        model, or no gamma is stable.
+    """
+
+    def __init__(
+        self,
+        mixing: Mixing,
+        periods: int | Sequence[int] = 1,
+        compressor: str | None = None,
+        gamma: float | None = None,
+        *,
+        train_periods: int | Sequence[int] = 1,
+        evaluate_every: int = 0,
+        exact: Sequence[str] = (),
+        seed: int = 0,
+        node_timeout: float = 600.0,
+    ) -> None:
+        super().__init__(
+            mixing.topology,
+            train_periods=train_periods,
+            evaluate_every=evaluate_every,
+            exact=exact,
+            seed=seed,
+            node_timeout=node_timeout,
+        )
+        self.mixing = mixing
+        self.periods = periods_of(self.name, mixing.topology, periods)
+        self.compressor = None if compressor is None else ModelCodec(compressor)
+        self.gamma = gamma
+        self._codec = super().codec()
+
+    def summary(self) -> None:
+        """Log who mixes, and how."""
+        n, edges = self.topology.num_nodes, len(self.topology.edges)
+        text = "\t├──> Consensus: %s nodes, %s edges, rho %.4f"
+        log(INFO, text, n, edges, self.mixing.rho)
+        text = "\t├──> Messages: %s, gamma %s"
+        log(INFO, text, self._codec, 1.0 if self.compressor is None else self.gamma)
+
+    def flows(self, rows: Rows) -> Flows:
+        """Choose exact or compressed consensus."""
+        # Weights that are never negative keep variances positive.
+        statistics = metropolis(self.topology)
+        if self.compressor is None:
+            return Averaging(self.mixing, statistics)
+        codec = contractive(self.compressor, rows.parameters)
+        self._codec = str(codec)
+        if self.gamma is None:
+            source = self.draws.child("tuning")
+            self.gamma = tune_gamma(self.mixing, codec, rows.parameters, source).gamma
+        return Tracking(self.mixing, statistics, self.gamma)
+
+    def codec(self) -> str:
+        """See `Decentralised`."""
+        return self._codec
+
+    def edges_at(self, step: int) -> Tensor:
+        """Give the edges with both ends due."""
+        return due(self.topology, step, self.periods).nonzero().reshape(-1)

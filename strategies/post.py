@@ -1,0 +1,185 @@
+"""The mail room's requests and replies in Flower's messages."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from logging import WARNING
+
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    RecordDict,
+)
+from flwr.app.typing import ConfigRecordValues
+from flwr.common import log
+from flwr.serverapp import Grid
+
+from fl_lowrank.consensus import CONSENSUS_KEY, MailRoom
+from fl_lowrank.envelope import STYPE, TRAIN, Reply
+from fl_lowrank.errors import CompressionError, ProtocolError, WireError
+
+from .directory import Directory
+from .ledger import Direction, Entry, Ledger, Purpose, array_bytes
+
+_POLL_SECONDS = 1.0
+_PARTITION = re.compile(r"partition-(\d+)")
+
+
+class Post:
+    """Knows which node is which vertex, and which message answers which.
+
+    Parameters
+    ----------
+    who : str
+        The strategy, for messages to the user.
+    room : MailRoom
+        Whose requests are carried.
+    timeout : float
+        Seconds that a message stays of use.
+    node_timeout : float
+        Seconds to wait for all nodes before the first round.
+    """
+
+    def __init__(
+        self, who: str, room: MailRoom, timeout: float, node_timeout: float
+    ) -> None:
+        self.ledger = Ledger()
+        self._who = who
+        self._room = room
+        self._timeout = timeout
+        self._node_timeout = node_timeout
+        self._directory = Directory(who, "ConsensusMod", CONSENSUS_KEY)
+        self._sent: dict[int, Message] = {}
+        self._dense = 4 * sum(t.numel for t in room.rows.layout.values())
+
+    def wait_for_all(self, grid: Grid) -> None:
+        """Wait until there is a node for every vertex.
+
+        Raises
+        ------
+        ProtocolError
+            If they do not come in time.
+        """
+        deadline = time.monotonic() + self._node_timeout
+        num_vertices = len(self._room.boxes)
+        while len(found := self.vertices(grid)) < num_vertices:
+            if time.monotonic() > deadline:
+                missing = sorted(set(range(num_vertices)) - found.keys())
+                msg = (
+                    f"{self._who}: waited {self._node_timeout:.0f} s for nodes with "
+                    f"partition-id 0 to {num_vertices - 1}, found none with "
+                    f"{missing[:10]}; start more, or take a smaller graph"
+                )
+                raise ProtocolError(msg)
+            time.sleep(_POLL_SECONDS)
+
+    def vertices(self, grid: Grid) -> dict[int, int]:
+        """Give the connected vertices and their node ids, in order."""
+        found = {}
+        # A part of the wait, so that one node that hangs does not use it up.
+        wait = self._node_timeout / 4
+        for node in self._directory.refresh(grid, self._room.fid, wait):
+            match = _PARTITION.fullmatch(self._directory.key(node))
+            if match and int(match[1]) < len(self._room.boxes):
+                found[int(match[1])] = node
+        return dict(sorted(found.items()))
+
+    def request(
+        self,
+        vertex: int,
+        node: int,
+        config: Mapping[str, ConfigRecordValues],
+        purpose: int,
+        *,
+        codec: str = "",
+        draws: int = 0,
+    ) -> Message:
+        """Write to a vertex; the arguments are those of `MailRoom.write`."""
+        deadline = time.time() + self._timeout
+        request, parcel = self._room.write(
+            vertex, purpose, deadline=deadline, codec=codec, draws=draws
+        )
+        data = parcel.pack()
+        array = Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
+        content = RecordDict(
+            {
+                "arrays": ArrayRecord({CONSENSUS_KEY: array}),
+                "config": ConfigRecord({**config, CONSENSUS_KEY: request.pack()}),
+            }
+        )
+        kind = MessageType.TRAIN if purpose == TRAIN else MessageType.EVALUATE
+        return Message(content, node, kind, ttl=self._timeout)
+
+    def sent(
+        self, round_: int, requests: Mapping[int, Message], purpose: int
+    ) -> list[Message]:
+        """Note requests to vertices that are about to leave."""
+        self._sent = dict(requests)
+        for vertex, message in requests.items():
+            self._note(round_, vertex, message, "down", purpose)
+        return list(requests.values())
+
+    def match(
+        self, round_: int, replies: Iterable[Message], purpose: int
+    ) -> tuple[dict[int, Message], list[Message]]:
+        """Give valid replies by vertex, in order, and the errors.
+
+        A reply belongs to the vertex that the request went to, whatever it says of
+        itself; late and repeated ones are left out.
+        """
+        asked = {m.metadata.message_id: v for v, m in self._sent.items()}
+        self._sent = {}
+        valid: dict[int, Message] = {}
+        errors: list[Message] = []
+        for message in replies:
+            vertex = asked.get(message.metadata.reply_to_message_id)
+            if vertex is None or vertex in valid:
+                log(WARNING, "%s: left out a late or repeated reply", self._who)
+            elif message.has_error():
+                errors.append(message)
+            else:
+                valid[vertex] = message
+                self._note(round_, vertex, message, "up", purpose)
+        return dict(sorted(valid.items())), errors
+
+    def read(self, round_: int, vertex: int, message: Message) -> Reply | None:
+        """Give what a vertex has sent, or None if it cannot be used."""
+        try:
+            reply = self._room.claim(vertex, _answer_in(message))
+        except CompressionError as error:
+            self.leave_out(round_, vertex, error)
+            return None
+        if reply is None:
+            text = "%s: vertex %s has lost its model and restarts from its public copy"
+            log(WARNING, text, self._who, vertex)
+        return reply
+
+    def leave_out(self, round_: int, vertex: int, error: CompressionError) -> None:
+        """Tell of a message that is of no use."""
+        log(WARNING, "%s: left out vertex %s: %s", self._who, vertex, error)
+        self.ledger.add_dropped(round_)
+
+    def _note(
+        self, round_: int, vertex: int, message: Message, way: Direction, purpose: int
+    ) -> None:
+        what: Purpose = "train" if purpose == TRAIN else "evaluate"
+        client, size = f"partition-{vertex}", array_bytes(message)
+        self.ledger.add(Entry(round_, client, way, what, size, self._dense))
+
+
+def _answer_in(message: Message) -> bytes:
+    """Give the bytes of a vertex's answer; `WireError` if there are none."""
+    record = message.content.array_records.get(CONSENSUS_KEY, ArrayRecord())
+    array = record.get(CONSENSUS_KEY)
+    if array is None or array.stype != STYPE:
+        msg = (
+            f"expected an array of type {STYPE} under {CONSENSUS_KEY!r}, found "
+            f"{list(message.content)}; put ConsensusMod() first in the ClientApp's mods"
+        )
+        raise WireError(msg)
+    return array.data

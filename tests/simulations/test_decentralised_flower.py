@@ -1,0 +1,140 @@
+"""Decentralised training through Flower has the numbers of the one in one process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord
+from rich.console import Console
+
+from simulations.client_app import app
+from simulations.config import Settings, default_run_config
+from simulations.decentralised.arguments import from_text
+from simulations.decentralised.driver import Training
+from simulations.decentralised.report import write_report
+from simulations.decentralised.server import build_strategy
+from simulations.errors import SimulationError
+from simulations.loopback import LoopbackGrid
+from simulations.results import Round, RunFolder
+from simulations.runner.superlink import CONNECTION, LocalSuperLink
+from simulations.server_app import run_federated
+from tests.simulations.runs import REPOSITORY
+
+COMMON = "--train-samples 240 --batch-size 8 --device cpu"
+TOPK = "--compressor 'topk(fraction=0.2) >> natural()' --gamma 0.3"
+#: Settings, and how far the two may be from each other, over the norm of the models.
+CASES = {
+    "consensus": ("--model logistic --max-steps 7", 0.0),
+    "network": ("--model digits-cnn-bn --max-steps 4", 0.0),
+    "seldom": ("--model logistic --mix-every 3 --max-steps 8", 0.0),
+    "unequal": (
+        "--model logistic --train-periods 1,1,2,2 --mix-periods 1,1,2,2 --max-steps 7",
+        0.0,
+    ),
+    "gossip": ("--model logistic --method gossip --max-steps 5", 0.0),
+    "matching": (
+        "--model digits-cnn-bn --method gossip --gossip-draw matching --max-steps 3",
+        0.0,
+    ),
+    # Flows are sums in float64 here, and one after the other in float32 there.
+    "compressed": (f"--model logistic {TOPK} --max-steps 6", 1e-6),
+    "in float64": (
+        f"--model digits-cnn-bn --precision float64 {TOPK} --max-steps 3",
+        1e-12,
+    ),
+}
+
+
+def settings_for(text: str, **changes: Any) -> Settings:
+    run_config = {"decentralised": f"{COMMON} {text}", **changes}
+    return Settings.from_run_config(default_run_config() | run_config)
+
+
+def in_one_process(text: str) -> tuple[Training, Round]:
+    training = Training(from_text(f"{COMMON} {text}", ""))
+    for _ in range(training.total_steps):
+        training.step()
+    return training, training.measure()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loopback_and_one_process_agree(name: str) -> None:
+    text, bound = CASES[name]
+    alone, measured = in_one_process(text)
+    settings = settings_for(text)
+    strategy = build_strategy(Training(alone.settings))
+    grid = LoopbackGrid(app, 4, run_config=settings.to_run_config())
+    initial = Training(alone.settings).agents
+    start = initial.parameters[0].clone()
+    result = strategy.start(
+        grid, ArrayRecord(initial.model.state_dict()), alone.total_steps
+    )
+    found = [strategy.room.rows.join(strategy.survey.models[i]) for i in range(4)]
+    expected = torch.cat((alone.agents.parameters, alone.agents.statistics), dim=1)
+    difference = torch.stack(found) - expected
+    norm = float(alone.agents.parameters.norm())
+    assert float(difference.norm()) <= bound * norm
+    assert float((alone.agents.parameters - start).norm()) > 1e-3 * norm
+    metrics = result.evaluate_metrics_clientapp[alone.total_steps]
+    assert metrics["accuracy_agents"] == measured["accuracy_agents"]
+    assert metrics["messages"] == measured["messages"]
+    distance = metrics["consensus_distance"]
+    assert distance == pytest.approx(measured["consensus_distance"], rel=1e-4)
+    # Statistics of normalisation layers have a table of their own there.
+    spare = 40 * measured["messages"] * bool(initial.statistics.shape[1])
+    assert 0 <= metrics["bytes"] - measured["bytes"] <= spare
+
+
+def test_a_run_writes_what_the_report_reads(tmp_path: Path) -> None:
+    text = "--model logistic --topology complete:3 --epochs 2 --batch-size 40"
+    settings = settings_for(text, out=str(tmp_path / "run" / "seed-0"))
+    grid = LoopbackGrid(app, 3, run_config=settings.to_run_config())
+    result = run_federated(grid, settings)
+    _, measured = in_one_process(text)
+    folder = RunFolder(tmp_path / "run" / "seed-0")
+    rounds = folder.read_rounds()
+    assert [entry["round"] for entry in rounds] == [1.0, 2.0]
+    same = measured.keys() - {"consensus_distance"}
+    assert {k: rounds[-1][k] for k in same} == {k: measured[k] for k in same}
+    assert list(result.evaluate_metrics_serverapp) == [2, 4]
+    write_report(tmp_path, Console(quiet=True))
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("digits", "must name one run, found 8"),
+        ("--speed 3", "cannot be read"),
+        ("digits --only gossip-2 --topology knot:3", "unknown topology 'knot'"),
+    ],
+)
+def test_a_wrong_text_is_refused(text: str, message: str) -> None:
+    settings = settings_for(text)
+    with pytest.raises(SimulationError, match=message):
+        run_federated(LoopbackGrid(app, 4), settings)
+
+
+@pytest.mark.timeout(600)
+def test_so_does_flwr_run_on_ray(tmp_path: Path) -> None:
+    text = f"{COMMON} --model digits-cnn --max-steps 3"
+    out = tmp_path / "out"
+    with LocalSuperLink(tmp_path / "superlink.log") as link:
+        process = link.start_flwr(
+            *("run", str(REPOSITORY), CONNECTION, "--stream", "--federation-config"),
+            "num-supernodes=4 client-resources-num-cpus=1",
+            "--run-config",
+            f"decentralised={json.dumps(text)} out={json.dumps(str(out))}",
+            log_path=tmp_path / "log.txt",
+        )
+        assert process.wait() == 0
+        log = (tmp_path / "log.txt").read_text()
+        assert link.last_run()["status"] == "finished:completed", log
+    (entry,) = RunFolder(out).read_rounds()
+    _, measured = in_one_process("--model digits-cnn --max-steps 3")
+    same = measured.keys() - {"consensus_distance"}
+    assert {k: entry[k] for k in same} == {k: measured[k] for k in same}

@@ -1,0 +1,350 @@
+"""`Consensus` and `Gossip` over the loopback grid: equations, faults, restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Message
+
+from clients import CompressionMod, ConsensusMod, FileHome
+from fl_lowrank import topology
+from fl_lowrank.errors import ProtocolError, SettingError
+from fl_lowrank.mixing import max_degree
+from simulations.loopback import Fault, Faults, LoopbackGrid, RandomFaults
+from strategies import AsynchronousGossip, Consensus, Gossip
+from tests.strategies.federation import logged
+from tests.strategies.neighbours import (
+    DIM,
+    NUM_NODES,
+    RATE,
+    App,
+    Watched,
+    distance,
+    initial,
+    models,
+    sum_of_models,
+    target,
+    train,
+)
+
+CYCLE = topology.cycle(NUM_NODES)
+MIXING = max_degree(CYCLE)
+W = MIXING.matrix.numpy()
+COMPRESSED = {"compressor": "topk(fraction=0.5)", "gamma": 0.4}
+
+
+def by_hand(num_rounds: int, period: int = 1) -> np.ndarray:
+    x = np.ones((NUM_NODES, DIM))
+    targets = np.stack([target(i) for i in range(NUM_NODES)])
+    for step in range(num_rounds):
+        x = x - RATE * (x - targets)
+        if step % period == 0:
+            x = W @ x
+    return x
+
+
+@pytest.mark.parametrize("period", [1, 3])
+def test_it_is_local_steps_and_a_matrix(period: int) -> None:
+    strategy, app = Consensus(MIXING, period), App()
+    result, grid = train(strategy, app, 8)
+    np.testing.assert_allclose(models(strategy), by_hand(8, period), rtol=1e-5)
+    mean = models(strategy).mean(axis=0)
+    np.testing.assert_allclose(result.arrays["w"].numpy(), mean, rtol=1e-6)
+    # All steps were taken, in order, in as few messages as there are mixings.
+    for node in range(NUM_NODES):
+        assert [k for i, k in app.taken if i == node] == list(range(8))
+    trained = [m for m in grid.messages if m.message_type == "train"]
+    mixings = len(range(0, 8, period)) + (period > 1)  # the last steps send nothing
+    assert len(trained) == 2 * NUM_NODES * (mixings + 1)  # and the introduction
+    # Integers are every node's own: one for each call.
+    assert int(result.arrays["count"].numpy()) == mixings
+
+
+def test_metrics_tell_of_every_node_and_edge() -> None:
+    strategy = Consensus(MIXING, evaluate_every=2)
+    result, _ = train(strategy, App(), 5)
+    assert list(result.evaluate_metrics_clientapp) == [2, 4, 5]
+    last = result.evaluate_metrics_clientapp[5]
+    found = models(strategy)
+    errors = [float(np.linalg.norm(x - target(i))) for i, x in enumerate(found)]
+    assert last["partition_agents"] == [0.0, 1.0, 2.0, 3.0]
+    assert last["error_agents"] == pytest.approx(errors, rel=1e-5)
+    assert last["error"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert last["error_deviation"] == pytest.approx(np.std(errors), rel=1e-4)
+    mean = found.mean(axis=0)
+    apart = np.sqrt(((found - mean) ** 2).sum(axis=1).mean()) / np.linalg.norm(mean)
+    assert last["consensus_distance"] == pytest.approx(apart, rel=1e-5)
+    assert last["num_nodes"] == NUM_NODES
+    # One message over each edge each way, of a little more than the numbers.
+    size = last["bytes"] / last["messages"]
+    assert last["messages"] == 5 * 2 * len(CYCLE.edges)
+    assert 4 * DIM < size < 4 * DIM + 30
+    assert last["bytes_per_edge"] == last["bytes_per_edge_most"] == 10 * size
+    assert result.train_metrics_clientapp[5]["loss"] == 2.5
+    assert result.train_metrics_clientapp[5]["num_mixed"] == 4
+
+
+def test_the_server_evaluates_the_mean_model() -> None:
+    strategy, seen = Consensus(MIXING), {}
+
+    def evaluate(number: int, arrays: Any) -> None:
+        seen[number] = arrays["w"].numpy()
+
+    strategy.start(
+        LoopbackGrid(App().app, NUM_NODES),
+        initial(),
+        3,
+        evaluate_fn=evaluate,
+    )
+    assert list(seen) == [0, 3]
+    np.testing.assert_allclose(seen[3], models(strategy).mean(axis=0), rtol=1e-6)
+
+
+def test_unequal_nodes_mix_when_both_ends_are_due() -> None:
+    periods = (1, 1, 2, 2)
+    strategy = Consensus(MIXING, periods, train_periods=periods)
+    app = App()
+    _, grid = train(strategy, app, 9)
+    x, targets = np.ones((NUM_NODES, DIM)), [target(i) for i in range(NUM_NODES)]
+    for step in range(9):
+        due = [step % period == 0 for period in periods]
+        for i in range(NUM_NODES):
+            if due[i]:
+                x[i] -= RATE * (x[i] - targets[i])
+        w = np.eye(NUM_NODES)
+        for (i, j), weight in zip(CYCLE.edges, MIXING.weights.tolist(), strict=True):
+            if due[i] and due[j]:
+                w[[i, j], [i, j]] -= weight
+                w[[i, j], [j, i]] += weight
+        x = w @ x
+    np.testing.assert_allclose(models(strategy), x, rtol=1e-5)
+    counts = [sum(i == node for i, _ in app.taken) for node in range(NUM_NODES)]
+    assert counts == [9, 9, 5, 5]
+    total = sum_of_models(strategy, grid) - app.moved
+    np.testing.assert_allclose(total, NUM_NODES * np.ones(DIM), rtol=1e-7)
+
+
+def test_a_node_that_only_mixes_is_not_asked_to_train() -> None:
+    strategy, app = Consensus(MIXING, train_periods=(1, 1, 1, 3)), App()
+    result, _ = train(strategy, app, 6)
+    assert [k for i, k in app.taken if i == 3] == [0, 1]
+    assert [m["num_replies"] for m in result.train_metrics_clientapp.values()] == [
+        4
+    ] * 6
+    x, targets = np.ones((NUM_NODES, DIM)), [target(i) for i in range(NUM_NODES)]
+    for step in range(6):
+        for i in range(NUM_NODES):
+            if i < 3 or step % 3 == 0:
+                x[i] -= RATE * (x[i] - targets[i])
+        x = W @ x
+    np.testing.assert_allclose(models(strategy), x, rtol=1e-5)
+
+
+def test_gossip_averages_pairs() -> None:
+    strategy = Gossip(CYCLE, 3, seed=5)
+    train(strategy, App(), 6)
+    x, targets = np.ones((NUM_NODES, DIM)), [target(i) for i in range(NUM_NODES)]
+    for step in range(6):
+        x -= RATE * (x - targets)
+        for edge in strategy.edges_at(step).tolist():
+            ends = list(CYCLE.edges[edge])
+            x[ends] = x[ends].mean(axis=0)
+    np.testing.assert_allclose(models(strategy), x, rtol=1e-5)
+    assert strategy.room.edges.totals()["messages"] == 6 * 2 * 3
+
+
+def test_asynchronous_gossip_follows_its_clocks() -> None:
+    strategy, app = AsynchronousGossip(CYCLE, (1.0, 1.0, 4.0, 2.0), seed=1), App()
+    result, grid = train(strategy, app, 40)
+    x, targets, now = np.ones((NUM_NODES, DIM)), [target(i) for i in range(4)], 0.0
+    ticks = [strategy.tick_at(step) for step in range(40)]
+    for step, tick in enumerate(ticks):
+        x[tick.vertex] -= RATE * (x[tick.vertex] - targets[tick.vertex])
+        ends = list(CYCLE.edges[tick.edge])
+        assert tick.vertex in ends
+        x[ends] = x[ends].mean(axis=0)
+        now += tick.wait
+        found = result.train_metrics_clientapp[step + 1]
+        assert found["time"] == pytest.approx(now)
+        assert found["num_mixed"] == 1
+    np.testing.assert_allclose(models(strategy), x, rtol=1e-5)
+    # Each node's steps are numbered, and nobody is asked who is not called.
+    assert app.taken == [
+        (tick.vertex, sum(t.vertex == tick.vertex for t in ticks[:step]))
+        for step, tick in enumerate(ticks)
+    ]
+    trained = [m for m in grid.messages if m.message_type == "train"]
+    assert len(trained) == 2 * (2 * 40 + NUM_NODES)
+    expected = NUM_NODES * np.ones(DIM) + app.moved
+    np.testing.assert_allclose(models(strategy).sum(axis=0), expected, rtol=1e-6)
+    with pytest.raises(SettingError, match="expected 4 speeds above 0"):
+        AsynchronousGossip(CYCLE, (1.0, 0.0, 1.0, 1.0))
+
+
+class Later(Faults):
+    """Faults between the introduction and the last rounds."""
+
+    def __init__(self, faults: Faults, end: int) -> None:
+        self.faults, self.end = faults, end
+
+    def at(self, exchange: int, node: int, attempt: int) -> Fault:
+        inside = 1 < exchange < self.end
+        return self.faults.at(exchange, node, attempt) if inside else Fault()
+
+    def shuffle(self, exchange: int, direction: Any, arrivals: list[Any]) -> None:
+        self.faults.shuffle(exchange, direction, arrivals)
+
+
+STRATEGIES = {
+    "consensus": lambda: Consensus(MIXING),
+    "compressed": lambda: Consensus(MIXING, **COMPRESSED),
+    "gossip": lambda: Gossip(CYCLE, 3),
+    "asynchronous": lambda: AsynchronousGossip(CYCLE),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_lost_messages_leave_the_mean_where_it_is(name: str) -> None:
+    weather = RandomFaults(
+        seed=3,
+        lose_request=0.2,
+        lose_reply=0.2,
+        duplicate_request=0.1,
+        duplicate_reply=0.1,
+        delay=0.1,
+        crash_before_save=0.0,
+    )
+    strategy, app = STRATEGIES[name](), App()
+    grid = LoopbackGrid(app.app, NUM_NODES, faults=Later(weather, 30))
+    result, _ = train(strategy, app, 40, grid)
+    expected = NUM_NODES * np.ones(DIM) + app.moved
+    scale = np.linalg.norm(expected)
+    assert np.linalg.norm(sum_of_models(strategy, grid) - expected) < 1e-7 * scale
+    # All flows have come: so it is with the models themselves.
+    assert np.linalg.norm(models(strategy).sum(axis=0) - expected) < 1e-6 * scale
+    mixed = [m["num_mixed"] for m in result.train_metrics_clientapp.values()]
+    asked = [len(strategy.edges_at(k)) for k in range(40)]
+    assert 0 < sum(mixed[:28]) < 0.7 * sum(asked[:28])
+    assert mixed[-5:] == asked[-5:]
+
+
+def test_files_survive_crashes(tmp_path: Path) -> None:
+    """A client that dies before Flower saves its Context has lost nothing."""
+    weather = RandomFaults(
+        seed=4,
+        lose_reply=0.1,
+        crash_before_save=0.1,
+        crash_after_reply=0.2,
+        lose_memory=0.2,
+    )
+    app = App(mods=[ConsensusMod(FileHome(tmp_path, durable=False))])
+    strategy = Consensus(MIXING, **COMPRESSED)
+    grid = LoopbackGrid(app.app, NUM_NODES, faults=Later(weather, 20))
+    with logged() as lines:
+        train(strategy, app, 25, grid)
+    assert grid.counts()["memory_lost"] > 5
+    assert grid.counts()["crashed_before_save"] > 2
+    assert not [line for line in lines if "has lost its model" in line]
+    expected = NUM_NODES * np.ones(DIM) + app.moved
+    gap = np.linalg.norm(models(strategy).sum(axis=0) - expected)
+    assert gap < 1e-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("options", [{}, COMPRESSED], ids=["exact", "compressed"])
+def test_a_node_is_killed_for_twenty_rounds(
+    lost: bool, options: dict[str, Any]
+) -> None:
+    strategy, app = Watched(MIXING, evaluate_every=5, **options), App(num_steps=30)
+    grid = LoopbackGrid(app.app, NUM_NODES)
+    killed = grid.node_ids[2]
+
+    def before(number: int) -> None:
+        if number == 6:
+            grid.offline.add(killed)
+        if number == 26:
+            grid.offline.remove(killed)
+            if lost:
+                grid.forget(killed)
+
+    strategy.before = before
+    with logged() as lines:
+        result, _ = train(strategy, app, 50, grid)
+    restarts = [line for line in lines if "restarts from its public copy" in line]
+    assert len(restarts) == (1 if lost else 0)
+    metrics = result.evaluate_metrics_clientapp
+    assert [metrics[k]["num_nodes"] for k in (5, 10, 25, 30)] == [4, 3, 3, 4]
+    # The others went on, along the edges between them.
+    trained = result.train_metrics_clientapp
+    assert [trained[k]["num_mixed"] for k in (5, 6, 25)] == [4, 2, 2]
+    # And it came back to them, once nobody pulls any more.
+    assert metrics[30]["consensus_distance"] > 0.05
+    assert metrics[50]["consensus_distance"] < 0.05 * metrics[30]["consensus_distance"]
+    expected = NUM_NODES * np.ones(DIM) + app.moved
+    gap = np.linalg.norm(models(strategy).sum(axis=0) - expected)
+    assert (gap < 1e-6 * np.linalg.norm(expected)) == (not lost or not options)
+
+
+def test_gamma_is_tuned_and_unbiased_compressors_are_shrunk() -> None:
+    strategy = Consensus(MIXING, compressor="flat(inner=randk(fraction=0.5))")
+    assert strategy.gamma is None
+    train(strategy, App(), 1)
+    assert strategy.gamma in (0.1, 0.2, 0.4, 0.8)
+    assert strategy.codec() == "flat(inner=shrunk(inner=randk(fraction=0.5)))"
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(SettingError, match="Consensus: expected 4 periods"):
+        Consensus(MIXING, (1, 2))
+    with pytest.raises(SettingError, match="Gossip: expected num_edges"):
+        Gossip(CYCLE, 0)
+    with pytest.raises(SettingError, match="expected 4 periods of at least 1"):
+        Gossip(CYCLE, train_periods=0)
+    with pytest.raises(ProtocolError, match=r"its start\(\) was not called"):
+        _ = Gossip(CYCLE).room
+
+
+def test_missing_nodes_are_named() -> None:
+    strategy = Consensus(max_degree(topology.cycle(5)), node_timeout=0.0)
+    with pytest.raises(ProtocolError, match=r"partition-id 0 to 4, found none.*\[4\]"):
+        train(strategy, App(), 1)
+
+
+def test_without_the_mod_training_ends_with_advice() -> None:
+    for mods in ([], [CompressionMod()]):
+        with pytest.raises(ProtocolError, match=r"is ConsensusMod\(\) the first"):
+            train(Consensus(MIXING), App(mods=mods), 5)
+
+
+def test_both_mods_can_stand_in_one_app() -> None:
+    for mods in (
+        [CompressionMod(), ConsensusMod()],
+        [ConsensusMod(), CompressionMod()],
+    ):
+        strategy = Consensus(MIXING)
+        train(strategy, App(mods=mods), 2)
+        np.testing.assert_allclose(models(strategy), by_hand(2), rtol=1e-5)
+
+
+def test_a_hostile_message_costs_its_node_alone() -> None:
+    strategy, app = Consensus(MIXING), App()
+    grid = LoopbackGrid(app.app, NUM_NODES)
+    bad = grid.node_ids[1]
+
+    def spoil(message: Message) -> None:
+        if message.metadata.src_node_id == bad and not message.has_error():
+            for record in message.content.array_records.values():
+                for array in record.values():
+                    array.data = array.data[:-3] + b"abc"
+
+    grid.on_reply = spoil
+    with logged() as lines:
+        result, _ = train(strategy, app, 3, grid)
+    assert any("left out vertex 1" in line for line in lines)
+    assert result.evaluate_metrics_clientapp[3]["num_nodes"] == 3
+    assert result.train_metrics_clientapp[3]["num_mixed"] == 2
+    assert strategy.ledger.round(3)["dropped"] >= 1
+    assert distance(models(strategy)) > 0

@@ -21,7 +21,7 @@ from flwr.app import (
 from flwr.common.constant import ErrorCode
 
 from clients import CompressionMod, storage
-from clients.mod import client_key
+from clients.homes import client_key
 from fl_lowrank import ModelCodec
 from fl_lowrank.envelope import (
     EVALUATE,

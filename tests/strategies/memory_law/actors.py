@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from clients import CompressionMod, storage
-from clients.mod import client_key
+from clients.homes import client_key
 from clients.turns import Memory
 from fl_lowrank.envelope import HELLO, REQUEST_KEY, STYPE, Reply, Request
 from fl_lowrank.model import ModelCodec

@@ -78,4 +78,5 @@ def build_strategy(settings: Settings) -> Compressed:
         uplink=None if settings.uplink == NO_COMPRESSION else settings.uplink,
         feedback=settings.feedback,
         seed=settings.seed,
+        checkpoint=settings.checkpoint or None,
     )

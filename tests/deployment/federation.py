@@ -23,7 +23,7 @@ from tests.deployment.relay import Relay
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("clients", "fl_lowrank", "simulations", "strategies")
 #: Everything that is waited for comes within this time, on a busy machine too.
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 600.0
 #: A SuperNode that has ended is started again after so long.
 RESTART_SECONDS = 5
 _LOOP = 'while true; do "$@"; sleep "$PAUSE"; done'
@@ -110,6 +110,12 @@ class Node:
         path = self.records_folder / f"{place}.reached"
         wait_for(path.exists, f"{self.key} is at {place!r}")
 
+    def go_on(self) -> None:
+        """Let the client wait nowhere any more."""
+        for path in self.records_folder.glob("*.reached"):
+            path.with_suffix("").unlink()
+            path.unlink()
+
     def kill(self, *, for_good: bool) -> None:
         """Let the SuperNode, and maybe its supervisor, die without a word."""
         assert self._loop is not None
@@ -123,8 +129,7 @@ class Node:
             loop.kill()
             self._loop.wait()
         supernode.kill()
-        for path in self.records_folder.glob("*.reached"):
-            path.with_suffix("").unlink()
+        self.go_on()
 
     def stop(self) -> None:
         """Reap the supervisor, once all processes are stopped."""
@@ -152,6 +157,7 @@ class Federation:
             folder / "superlink.txt", options=link_options, trust=trust
         )
         self.nodes: list[Node] = []
+        self.config: Mapping[str, Any] = {}
         self._num_nodes = num_nodes
         self._node_options = node_options
         self._run: subprocess.Popen[bytes] | None = None
@@ -203,6 +209,7 @@ class Federation:
     def start_run(self, app: Path, config: Mapping[str, Any]) -> None:
         """Submit the app."""
         assert self.results.path is not None
+        self.config = config
         places = {"out": str(self.results.path), "checkpoint": str(self.checkpoint)}
         self._run = self.link.start_flwr(
             *("run", str(app), CONNECTION, "--stream"),

@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from clients.homes.file import FileSlot
 from fl_lowrank.envelope import Reply, Request
 from fl_lowrank.model import Layout, ModelCodec, layout_of
+from simulations.config import Settings, default_run_config
+from simulations.data import load_dataset
+from simulations.models import build_model
 from strategies.packing import unpack
 from strategies.replies import tensors_of
+from tests.deployment.federation import Federation
 from tests.strategies.memory_law.verdict import TOLERANCE, flat
 
 Vector = NDArray[np.float64]
@@ -54,14 +57,18 @@ class Left:
         By client key, the last applied turn as the checkpoint has it.
     """
 
-    def __init__(self, checkpoint: Path, records: Mapping[str, Path]) -> None:
-        self.state: dict[str, Any] = unpack(checkpoint.read_bytes())
+    def __init__(self, federation: Federation) -> None:
+        self.state: dict[str, Any] = unpack(federation.checkpoint.read_bytes())
         arrays = tensors_of(self.state["progress"]["arrays"])
         self.layout: Layout = layout_of(arrays)
         self.model = flat(arrays, np.zeros(0))
+        self.has_error = self.state["feedback"] == "ef"
         self.fid = bytes.fromhex(self.state["book"]["fid"])
         self.members = {c: m[0] for c, m in self.state["book"]["members"].items()}
-        self.turns = {key: self._turns(folder) for key, folder in records.items()}
+        self.config = federation.config
+        nodes = federation.nodes
+        self.turns = {n.key: self._turns(n.records_folder) for n in nodes}
+        self.memories = {n.key: self._memory(n.key, n.memory_folder) for n in nodes}
         self.applied: dict[str, list[Turn]] = {}
         for key, turns in self.turns.items():
             told = {t.request.applied for t in turns} | {self.members.get(key, 0)}
@@ -88,7 +95,7 @@ class Left:
     def _decoded(self, payload: bytes) -> Vector:
         return flat(ModelCodec.decode(payload, self.layout), np.zeros(0))
 
-    def memory(self, key: str, folder: Path) -> Vector:
+    def _memory(self, key: str, folder: Path) -> Vector:
         """Give what a client's file holds, settled as its next request would do it."""
         path = folder / f"{key}.memory" / f"{self.fid.hex()}.full"
         slot = FileSlot(path, key, self.fid, durable=True)
@@ -97,7 +104,7 @@ class Left:
         found = flat(slot.memory.tensors, np.zeros_like(self.model))
         pending = slot.memory.pending
         if pending is not None and pending[0] == self.members[key]:
-            sign = -1.0 if self.state["feedback"] == "ef" else 1.0
+            sign = -1.0 if self.has_error else 1.0
             found = found + sign * self._decoded(pending[1])
         return found
 
@@ -107,22 +114,30 @@ class Left:
         return flat(self.state["book"]["total"], np.zeros_like(self.model))
 
 
-def check(left: Left, memories: Mapping[str, Path], initial: Vector) -> None:
+def check(left: Left) -> None:
     """Raise `AssertionError` unless the law holds for every client and the server."""
-    has_error = left.state["feedback"] == "ef"
+    initial = _initial_model(left.config)
     total = np.zeros_like(initial)
-    for key, folder in memories.items():
+    for key, memory in left.memories.items():
         produced = _sum([t.produced for t in left.turns[key]], initial)
         applied = _sum([t.sent for t in left.applied[key]], initial)
         assert np.abs(applied).max() > 0, f"nothing of {key} was ever applied"
-        memory = left.memory(key, folder)
-        wanted = produced - applied if has_error else applied
+        wanted = produced - applied if left.has_error else applied
         _assert_close(memory, wanted, f"the memory of {key}")
         total += memory
-    if not has_error:
+    if not left.has_error:
         _assert_close(left.total, total, "the server's sum of memories")
-    steps = _error_steps(left) if has_error else _shared_steps(left)
+    steps = _error_steps(left) if left.has_error else _shared_steps(left)
     _assert_close(left.model, initial + _sum(steps, initial), "the server's model")
+
+
+def _initial_model(config: Mapping[str, Any]) -> Vector:
+    settings = Settings.from_run_config(default_run_config() | dict(config))
+    data = load_dataset(settings.dataset, settings.train_samples)
+    model = build_model(
+        settings.model, data.sample_shape, data.num_classes, settings.seed
+    )
+    return flat(model.state_dict(), np.zeros(0))
 
 
 def _by_round(left: Left) -> list[dict[str, Turn]]:
@@ -166,8 +181,3 @@ def _assert_close(found: Vector, wanted: Vector, what: str) -> None:
     scale = max(np.abs(wanted).max(), np.abs(found).max())
     off = np.abs(found - wanted).max() / scale
     assert off < TOLERANCE, f"{what} is off by {off:.2g}"
-
-
-def initial_model(state: Mapping[str, torch.Tensor]) -> Vector:
-    """Join the arrays of a model as `Left` does."""
-    return flat(state, np.zeros(0))

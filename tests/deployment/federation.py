@@ -117,18 +117,16 @@ class Node:
             path.unlink()
 
     def kill(self, *, for_good: bool) -> None:
-        """Let the SuperNode, and maybe its supervisor, die without a word."""
+        """Kill the SuperNode and all that it has started, and maybe its supervisor."""
         assert self._loop is not None
         loop = psutil.Process(self._loop.pid)
-        (supernode,) = [
-            child
-            for child in loop.children()
-            if "flower-supernode" in str(child.cmdline())
-        ]
+        processes = loop.children(recursive=True)
         if for_good:
             loop.kill()
             self._loop.wait()
-        supernode.kill()
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, timeout=PATIENCE_SECONDS)
         self.go_on()
 
     def stop(self) -> None:
@@ -148,6 +146,7 @@ class Federation:
         link_options: Sequence[str] = ("--insecure",),
         trust: str = "insecure = true",
         node_options: Callable[[int], Sequence[str]] = lambda _: ("--insecure",),
+        before: Sequence[Sequence[str]] = (),
     ) -> None:
         self.folder = folder
         self.results = RunFolder(folder / "run")
@@ -160,13 +159,13 @@ class Federation:
         self.config: Mapping[str, Any] = {}
         self._num_nodes = num_nodes
         self._node_options = node_options
+        self._before = before
         self._run: subprocess.Popen[bytes] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Federation:
-        # Relays are closed when all processes have been stopped.
-        self._stack.callback(lambda: [node.stop() for node in self.nodes])
         with ExitStack() as stack:
+            # Closed after all processes have been stopped.
             relays = stack.enter_context(ExitStack())
             stack.enter_context(self.link)
             for i in range(self._num_nodes):
@@ -196,15 +195,12 @@ class Federation:
 
     def start_nodes(self) -> None:
         """Start all SuperNodes and wait until they are connected."""
+        for arguments in self._before:
+            self._flwr(*arguments)
         for node in self.nodes:
             node.start()
         for node in self.nodes:
             node.wait_until_connected()
-
-    def flwr(self, *arguments: str) -> None:
-        """Let ``flwr`` do something that must succeed."""
-        done = self.link.start_flwr(*arguments, log_path=self.log_path)
-        assert done.wait(PATIENCE_SECONDS) == 0, self.log_path.read_text("utf-8")
 
     def start_run(self, app: Path, config: Mapping[str, Any]) -> None:
         """Submit the app."""
@@ -232,6 +228,11 @@ class Federation:
         assert self._run is not None
         self._run.wait(PATIENCE_SECONDS)
         return str(self.link.last_run()["status"])
+
+    def _flwr(self, *arguments: str) -> None:
+        """Let ``flwr`` do something that must succeed."""
+        done = self.link.start_flwr(*arguments, log_path=self.log_path)
+        assert done.wait(PATIENCE_SECONDS) == 0, self.log_path.read_text("utf-8")
 
     def said(self) -> str:
         """Give what ``flwr run`` has printed."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+
+from tests.deployment.traffic import Traffic
 
 
 class Relay:
@@ -16,14 +19,11 @@ class Relay:
     ----------
     port : int
         To connect to.
-    up, down : int
-        Bytes sent to the other port so far, and bytes that came from there; without
-        the heads of TCP and IP.
     """
 
     def __init__(self, target: int) -> None:
-        self.up = 0
-        self.down = 0
+        self._up = 0
+        self._down = 0
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -51,6 +51,11 @@ class Relay:
         for thread in self._threads:
             thread.join()
         self._listener.close()
+
+    def traffic(self) -> Traffic:
+        """Give what has passed so far, without the heads of TCP and IP."""
+        with self._lock:
+            return Traffic(self._up, self._down, time.monotonic())
 
     def _start(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=work, args=arguments, daemon=True)
@@ -89,7 +94,7 @@ class Relay:
             sink.shutdown(socket.SHUT_WR)
 
     def _went_up(self, size: int) -> None:
-        self.up += size
+        self._up += size
 
     def _came_down(self, size: int) -> None:
-        self.down += size
+        self._down += size

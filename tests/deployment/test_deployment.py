@@ -1,4 +1,4 @@
-"""Real processes on the loopback: a SuperNode dies and comes back, another one dies."""
+"""Real processes on the loopback: SuperLink and SuperNodes, as a user deploys them."""
 
 from __future__ import annotations
 
@@ -6,52 +6,51 @@ from pathlib import Path
 
 import pytest
 
-from simulations.runner.processes import marked_processes
-from tests.deployment import law
-from tests.deployment.federation import Federation, make_app
+from simulations.runner.superlink import CONNECTION
+from tests.deployment.certificates import make_certificates, make_key
+from tests.deployment.federation import Federation
+from tests.deployment.scenario import NUM_NODES, check_what_is_left, two_nodes_die
 
-CONFIG = {
-    "train-samples": 300,
-    "num-rounds": 3,
-    "local-epochs": 1,
-    "fraction-evaluate": 0.0,
-    "evaluate-every": 3,
-}
+pytestmark = pytest.mark.timeout(1800)
 
 
-@pytest.mark.timeout(1200)
-def test_nodes_die_and_the_memory_law_holds(tmp_path: Path) -> None:
-    app = make_app(tmp_path / "app")
-    with Federation(tmp_path, num_nodes=3) as federation:
-        returning, dying, staying = federation.nodes
-        federation.start_nodes()
-        federation.start_run(app, CONFIG)
-        federation.wait_for_round(1)
-        for node, place in zip(
-            federation.nodes, ("saved", "trained", "trained"), strict=True
-        ):
-            node.stop_at(place)
-        # Its turn of this round is saved, but will never arrive.
-        returning.wait_until_at("saved")
-        returning.kill(for_good=False)
-        dying.wait_until_at("trained")
-        dying.kill(for_good=True)
-        returning.wait_until_connected(times=2)
-        staying.wait_until_at("trained")
-        staying.go_on()
-        status = federation.wait_for_end()
-    assert not marked_processes(federation.link.mark)
-    assert status == "finished:completed", federation.said()
+def test_insecure(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, NUM_NODES)
+    traffic = two_nodes_die(federation, tmp_path, {"feedback": "ef"})
+    check_what_is_left(federation, traffic)
+    returning = federation.nodes[0]
+    assert len(set(returning.ids())) == 2  # another node id, the same client
 
-    rounds = federation.results.read_rounds()
-    assert [entry["num_replies"] for entry in rounds] == [0, 3, 1, 2], federation.said()
-    assert len(set(returning.ids())) == 2
-    left = law.Left(federation)
-    law.check(left)
-    trained = {key: [t.round for t in turns] for key, turns in left.turns.items()}
-    assert trained == {returning.key: [1, 2, 3], dying.key: [1], staying.key: [1, 2, 3]}
-    first, lost, third = left.turns[returning.key]
-    assert lost not in left.applied[returning.key]
-    # It went on from its file: with what was settled before, and nothing else.
-    assert lost.reply.base == third.reply.base == first.reply.turn
-    assert not third.reply.error_dropped
+
+@pytest.mark.slow
+def test_with_tls_and_known_nodes(tmp_path: Path) -> None:
+    ca = make_certificates(tmp_path)
+    keys = [make_key(tmp_path / f"key-{i}") for i in range(NUM_NODES)]
+    federation = Federation(
+        tmp_path,
+        NUM_NODES,
+        link_options=(
+            *("--ssl-ca-certfile", str(ca)),
+            *("--ssl-certfile", str(tmp_path / "server.pem")),
+            *("--ssl-keyfile", str(tmp_path / "server.key")),
+            "--enable-supernode-auth",
+        ),
+        trust=f'root-certificates = "{ca}"',
+        node_options=lambda i: (
+            *("--root-certificates", str(ca)),
+            *("--auth-supernode-private-key", str(keys[i])),
+        ),
+        before=[
+            ("supernode", "register", str(key.with_suffix(".pub")), CONNECTION)
+            for key in keys
+        ],
+    )
+    # A round that waits for a node which is back under its id ends by this alone.
+    config = {"feedback": "ef21", "timeout": 240.0}
+    traffic = two_nodes_die(federation, tmp_path, config)
+    check_what_is_left(federation, traffic)
+    returning = federation.nodes[0]
+    assert len(returning.ids()) == 2
+    assert len(set(returning.ids())) == 1
+    # Until the silence of the dead one was noticed, the new one was refused.
+    assert "Failed to activate SuperNode" in returning.log_path.read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Bytes on a node's socket beside those of the ledger."""
+"""Bytes on a node's socket, beside those of the ledger."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from strategies.ledger import Ledger
 
-#: What Flower may add to an exchange of messages, both ways together, in bytes: heads
-#: of HTTP and signatures for some ten objects each way.
-MOST_PER_EXCHANGE = 40_000
-#: What a node may send and receive in a second without any exchange: it asks for
-#: messages every 3 s, and says that it lives every 24 s.
-MOST_PER_SECOND = 2_000
+#: What Flower may add to an exchange of messages, both ways together: heads of HTTP and
+#: signatures, for each of some ten objects.
+MOST_PER_EXCHANGE = 25_000
+#: And to each second: a node asks for messages every 3 s, and tells that it lives.
+MOST_PER_SECOND = 600
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from simulations.runner.processes import marked_processes
 from strategies.ledger import Ledger
 from tests.deployment import law
@@ -74,5 +76,14 @@ def check_what_is_left(federation: Federation, traffic: Traffic) -> None:
     assert lost.reply.base == third.reply.base == first.reply.turn
     assert not third.reply.error_dropped
     assert left.state["book"]["num_resets"] == 0
+    # The law is one that could be broken: by the turn that did not arrive, say.
+    left.applied[returning.key].append(lost)
+    with pytest.raises(AssertionError, match=f"the memory of {returning.key} is off"):
+        law.check(left)
     ledger = Ledger.resumed(left.state["ledger"])
-    print(check_traffic(traffic, ledger, staying.key, after_round=1))
+    num_arrays = len(left.state["progress"]["arrays"])
+    print(
+        check_traffic(
+            traffic, ledger, staying.key, after_round=1, num_arrays=num_arrays
+        )
+    )

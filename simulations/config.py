@@ -72,6 +72,9 @@ class Settings:
         Of the partition, the initial model, batches, sampling and compressors.
     out : str
         Absolute folder for the results; empty for none.
+    checkpoint : str
+        Absolute path of a file that is replaced after every round, from which a run
+        goes on if it is there; empty for none.
     """
 
     dataset: str
@@ -100,6 +103,7 @@ class Settings:
     timeout: float
     seed: int
     out: str
+    checkpoint: str
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -109,11 +113,13 @@ class Settings:
                     f"run config: {_key(name)} must be from {low:g} to {high:g}, "
                     f"found {value!r}."
                 )
-        if self.out and not Path(self.out).is_absolute():
-            raise SimulationError(
-                f"run config: out must be an absolute folder, since Flower runs the "
-                f"app in a folder of its own, found {self.out!r}."
-            )
+        for name in ("out", "checkpoint"):
+            path = getattr(self, name)
+            if path and not Path(path).is_absolute():
+                raise SimulationError(
+                    f"run config: {name} must be an absolute path, since Flower runs "
+                    f"the app in a folder of its own, found {path!r}."
+                )
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> Settings:

@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,12 +86,18 @@ def _run(grid: Grid, settings: Settings, folder: RunFolder) -> Result:
         num_rounds=settings.num_rounds,
         timeout=settings.timeout,
         evaluate_fn=_central_evaluation(model, data, strategy, folder, settings),
+        resume=_written(strategy.checkpoint),
     )
     if not result.train_metrics_clientapp:
         raise SimulationError(
             f"no client returned a usable update in {settings.num_rounds} rounds."
         )
     return result
+
+
+def _written(checkpoint: Path | None) -> Path | None:
+    """Give the checkpoint of an earlier run, if there is one to go on from."""
+    return checkpoint if checkpoint is not None and checkpoint.exists() else None
 
 
 def _partition_statistics(

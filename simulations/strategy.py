@@ -79,4 +79,5 @@ def build_strategy(settings: Settings) -> Compressed:
         feedback=settings.feedback,
         downlink=settings.downlink,
         seed=settings.seed,
+        checkpoint=settings.checkpoint or None,
     )

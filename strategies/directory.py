@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from logging import INFO, WARNING
+from typing import TypeAlias
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common import log
@@ -24,6 +25,9 @@ from fl_lowrank.errors import ProtocolError
 #: A node that did not introduce itself is asked again after so long.
 RETRY_SECONDS = 30.0
 _MAX_KEY = 128
+
+#: Client key, and version of fl-lowrank.
+Introduction: TypeAlias = tuple[str, str]
 
 
 class Directory:
@@ -78,10 +82,14 @@ class Directory:
         self._asked |= dict.fromkeys(new, now)
         errors: list[str] = []
         if new:
-            hellos = _hellos(new, fid, timeout, self._key)
-            replies = list(grid.send_and_receive(hellos, timeout=timeout))
-            asked = {m.metadata.message_id: m.metadata.dst_node_id for m in hellos}
-            errors = self._learn(asked, set(connected), replies)
+            told, errors = _ask(grid, new, fid, timeout, self._key)
+            claimed = {key for key, _ in told.values()}
+            rivals = [n for n in connected if self._keys.get(n) in claimed]
+            if rivals:
+                self._keep_living(grid, rivals, fid, timeout)
+            self._learn(told, set(connected))
+            for error in errors:
+                log(WARNING, "%s: %s", self._who, error)
         known = [n for n in connected if n in self._keys]
         if connected and not known:
             why = errors[0] if errors else f"no answer within {timeout:.0f} s"
@@ -92,25 +100,23 @@ class Directory:
             raise ProtocolError(msg)
         return sorted(known, key=lambda n: self.order(self._keys[n]))
 
-    def _learn(
-        self, asked: Mapping[str, int], present: Set[int], replies: Iterable[Message]
-    ) -> list[str]:
-        """Note the keys that replies tell; give the reasons of those that do not."""
-        errors = []
-        answers = {
-            asked[request]: reply
-            for reply in replies
-            if (request := reply.metadata.reply_to_message_id) in asked
-        }
+    def _keep_living(
+        self, grid: Grid, rivals: Sequence[int], fid: bytes, timeout: float
+    ) -> None:
+        """Forget those nodes, whose keys newcomers claim, that do not answer any more.
+
+        A killed SuperNode counts as connected for a minute, while it may be back
+        already under a new id.
+        """
+        alive, _ = _ask(grid, rivals, fid, timeout, self._key)
+        self._asked |= dict.fromkeys(rivals, time.monotonic())
+        for node in set(rivals) - alive.keys():
+            del self._keys[node]
+
+    def _learn(self, told: Mapping[int, Introduction], present: Set[int]) -> None:
+        """Note the keys that nodes have told."""
         taken = {key: n for n, key in self._keys.items() if n in present}
-        for node, reply in sorted(answers.items()):
-            if reply.has_error():
-                errors.append(f"node {node}: {reply.error.reason}")
-                continue
-            key, version = _introduction(reply)
-            if key is None:
-                errors.append(f"node {node}: its reply is not an introduction")
-                continue
+        for node, (key, version) in told.items():
             if taken.setdefault(key, node) != node:
                 log(WARNING, "%s: two nodes call themselves %s", self._who, key)
                 key = f"{key}@{node}"
@@ -121,9 +127,30 @@ class Directory:
                 log(WARNING, text, self._who, node, version)
             self._keys[node] = key
         log(INFO, "%s: %s nodes introduced themselves", self._who, len(self._keys))
-        for error in errors:
-            log(WARNING, "%s: %s", self._who, error)
-        return errors
+
+
+def _ask(
+    grid: Grid, nodes: Sequence[int], fid: bytes, timeout: float, key: str
+) -> tuple[dict[int, Introduction], list[str]]:
+    """Ask nodes who they are; give what they say, by node, and why others do not."""
+    hellos = _hellos(nodes, fid, timeout, key)
+    replies = list(grid.send_and_receive(hellos, timeout=timeout))
+    asked = {m.metadata.message_id: m.metadata.dst_node_id for m in hellos}
+    answers = {
+        asked[request]: reply
+        for reply in replies
+        if (request := reply.metadata.reply_to_message_id) in asked
+    }
+    told: dict[int, Introduction] = {}
+    errors = []
+    for node, reply in sorted(answers.items()):
+        if reply.has_error():
+            errors.append(f"node {node}: {reply.error.reason}")
+        elif (introduction := _introduction(reply)) is None:
+            errors.append(f"node {node}: its reply is not an introduction")
+        else:
+            told[node] = introduction
+    return told, errors
 
 
 def _hellos(
@@ -138,9 +165,9 @@ def _hellos(
     return messages
 
 
-def _introduction(reply: Message) -> tuple[str | None, str]:
+def _introduction(reply: Message) -> Introduction | None:
     record = reply.content.config_records.get(REQUEST_KEY, ConfigRecord())
     key, version = record.get("client-key"), record.get("version")
     if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
-        return None, ""
+        return None
     return key, str(version)[:_MAX_KEY]

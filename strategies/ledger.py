@@ -36,7 +36,8 @@ class Ledger:
     """All messages of a training, by round, client, direction and purpose.
 
     Sizes are measured on the arrays that the messages carry, envelopes included.
-    Flower adds about 13 kB for each exchange of its own, which are not in here.
+    Flower adds about 20 kB for each exchange of its own, and 3 kB for each array of the
+    model, which are not in here.
     """
 
     entries: list[Entry] = field(default_factory=list)

@@ -66,6 +66,10 @@ def read_arguments(argv: Sequence[str] | None = None) -> Arguments:
         raise SimulationError("run config: out is set by --out and --name.")
     experiment = choose(EXPERIMENTS, found.experiment, "experiment")
     runs = experiment.runs(overrides, found.num_clients)
+    if "checkpoint" in overrides and len(runs) > 1:
+        raise SimulationError(
+            f"run config: one checkpoint cannot serve {len(runs)} runs; name one run."
+        )
     if found.num_jobs < 1:
         raise SimulationError(f"--num-jobs must be at least 1, found {found.num_jobs}.")
     if found.resume and not found.name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def run_with_flower(
         f"num-supernodes={run.num_clients} client-resources-num-cpus=1 "
         f"client-resources-num-gpus={num_gpus_per_client}",
         "--run-config",
-        _toml(run.settings.to_run_config()),
+        to_toml(run.settings.to_run_config()),
         log_path=log_path,
     )
     results = RunFolder(folder)
@@ -117,6 +118,18 @@ def _report(results: RunFolder, num_seen: int, on_round: OnRound) -> int:
     return len(rounds)
 
 
-def _toml(config: dict[str, Any]) -> str:
+def to_toml(config: Mapping[str, Any]) -> str:
+    """Write a run config as ``flwr run --run-config`` wants it.
+
+    Parameters
+    ----------
+    config : Mapping[str, Any]
+        Texts, numbers and booleans by key.
+
+    Returns
+    -------
+    str
+        One line.
+    """
     # A JSON string, number or boolean is written alike in TOML.
     return " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())

@@ -1,5 +1,7 @@
 """A SuperLink of our own: private home, free port, neutral folder, nothing left.
 
+By default it simulates; with other options it serves SuperNodes.
+
 The managed one that ``flwr run`` starts by itself keeps a fixed port, outlives the
 run, is reused by other checkouts with its old environment, and installs the newest
 dependencies for each run. Ray workers import from its working folder before the
@@ -11,20 +13,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..errors import SimulationError
+from .local import answers, command, free_port
 from .processes import MARK, stop_marked_processes
 
 CONNECTION = "fl-lowrank-local"
+SIMULATION = ("--insecure", "--simulation")
 _START_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 # A Unix socket's path has room for about 100 characters, most of them Ray's.
@@ -32,17 +36,30 @@ _LONGEST_RAY_FOLDER = 40
 
 
 class LocalSuperLink:
-    """A SuperLink with Flower's simulation runtime, as a context manager.
+    """A SuperLink, as a context manager; all that carries its mark ends with it.
 
     Parameters
     ----------
     log_path : Path
         Where its output goes, Ray's included.
+    options : Sequence[str]
+        Of ``flower-superlink``; by default for Flower's simulation runtime.
+    trust : str
+        Line of Flower's config.toml by which ``flwr`` trusts it.
     """
 
-    def __init__(self, log_path: Path) -> None:
+    def __init__(
+        self,
+        log_path: Path,
+        *,
+        options: Sequence[str] = SIMULATION,
+        trust: str = "insecure = true",
+    ) -> None:
         self.log_path = log_path
         self.mark = uuid.uuid4().hex
+        self.port = 0
+        self._options = options
+        self._trust = trust
         self._home = Path(tempfile.mkdtemp(prefix="flr-"))
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -79,9 +96,9 @@ class LocalSuperLink:
         """
         with log_path.open("ab") as log:
             return subprocess.Popen(
-                [_command("flwr"), *arguments],
-                cwd=self._neutral_folder,
-                env=self._environment(),
+                [command("flwr"), *arguments],
+                cwd=self.neutral_folder,
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -97,9 +114,9 @@ class LocalSuperLink:
             The run as ``flwr list`` describes it; empty if there is none.
         """
         answer = subprocess.run(
-            [_command("flwr"), "list", CONNECTION, "--limit", "1", "--format", "json"],
-            cwd=self._neutral_folder,
-            env=self._environment(),
+            [command("flwr"), "list", CONNECTION, "--limit", "1", "--format", "json"],
+            cwd=self.neutral_folder,
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -124,10 +141,18 @@ class LocalSuperLink:
         return self._process is not None and self._process.poll() is None
 
     @property
-    def _neutral_folder(self) -> Path:
+    def neutral_folder(self) -> Path:
+        """An empty folder, which hides nobody's modules."""
         return self._home / "empty"
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Give the environment of processes that belong to this SuperLink.
+
+        Returns
+        -------
+        dict[str, str]
+            The caller's, with a home of its own for Flower, and the mark.
+        """
         environment = dict(os.environ)
         # Ray would join a cluster that it is told of.
         environment.pop("RAY_ADDRESS", None)
@@ -149,30 +174,30 @@ class LocalSuperLink:
         return environment
 
     def _start(self) -> None:
-        self._neutral_folder.mkdir()
+        self.neutral_folder.mkdir()
         (self._home / "ray").mkdir()
-        port = _free_port()
+        self.port = free_port()
         (self._home / "config.toml").write_text(
-            f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+            f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.port}"\n'
+            f"{self._trust}\n"
         )
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    _command("flower-superlink"),
-                    "--insecure",
-                    "--simulation",
+                    command("flower-superlink"),
+                    *self._options,
                     "--disable-runtime-dependency-installation",
-                    *("--host", "127.0.0.1", "--port", str(port)),
+                    *("--host", "127.0.0.1", "--port", str(self.port)),
                 ],
-                cwd=self._neutral_folder,
-                env=self._environment(),
+                cwd=self.neutral_folder,
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         deadline = time.monotonic() + _START_SECONDS
-        while not _answers(port):
+        while not answers(self.port):
             if not self.is_alive() or time.monotonic() > deadline:
                 raise SimulationError(
                     f"Flower's SuperLink did not start; its output is in "
@@ -185,22 +210,3 @@ class LocalSuperLink:
         if self._process is not None:
             self._process.wait()
         shutil.rmtree(self._home, ignore_errors=True)
-
-
-def _command(name: str) -> str:
-    """Find a command of this environment, also if the environment is not active."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name) or name
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1.0)
-        return client.connect_ex(("127.0.0.1", port)) == 0

@@ -87,6 +87,26 @@ def test_the_model_is_evaluated_every_few_rounds(tmp_path: Path) -> None:
     assert list(result.evaluate_metrics_serverapp) == evaluated
 
 
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    def run(name: str, num_rounds: int) -> list[dict[str, Any]]:
+        settings = _settings(
+            out=str(tmp_path / name),
+            checkpoint=str(tmp_path / f"{name}.ckpt"),
+            num_rounds=num_rounds,
+        )
+        run_federated(_grid(settings), settings)
+        return RunFolder(tmp_path / name).read_rounds()
+
+    run("stopped", 1)
+    rounds = run("stopped", 2)
+    assert [entry["round"] for entry in rounds] == [0, 1, 2]
+    # Only the memories differ: those of loopback clients ended with their run.
+    assert rounds[:2] == [
+        entry | {key: value for key, value in mine.items() if "seconds" in key}
+        for entry, mine in zip(run("whole", 2)[:2], rounds, strict=False)
+    ]
+
+
 def test_runs_repeat_from_the_seed(tmp_path: Path) -> None:
     def accuracies(name: str, seed: int) -> list[float]:
         settings = _settings(

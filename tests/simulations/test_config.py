@@ -40,7 +40,8 @@ def test_a_whole_number_will_do_for_a_real_one() -> None:
         ({"fraction-train": 1.5}, "fraction-train must be from 1e-09 to 1"),
         ({"lr": float("nan")}, "lr must be from"),
         ({"speed": 1}, r"unknown keys \['speed'\]"),
-        ({"out": "runs"}, "out must be an absolute folder"),
+        ({"out": "runs"}, "out must be an absolute path"),
+        ({"checkpoint": "run.ckpt"}, "checkpoint must be an absolute path"),
     ],
 )
 def test_errors_say_what_is_wrong(change: dict[str, object], message: str) -> None:

@@ -34,6 +34,7 @@ SMALL = (
         (["--set", "speed=1"], "unknown key 'speed'"),
         (["--set", "speed"], "expects KEY=VALUE"),
         (["--set", "out=/somewhere"], "out is set by --out"),
+        (["digits-compare", "--set", "checkpoint=/c"], "one checkpoint cannot serve 6"),
         (["--num-rounds", "0"], "num-rounds must be from 1"),
         (["--num-clients", "0"], "--num-clients must be at least 1"),
         (["--num-jobs", "0"], "--num-jobs must be at least 1"),

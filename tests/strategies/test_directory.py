@@ -71,6 +71,22 @@ def test_a_restarted_node_keeps_its_key_under_a_new_id() -> None:
     assert directory.key(first.node_ids[2]) == f"node-{first.node_ids[2]}"
 
 
+def test_a_node_that_is_back_before_its_death_was_noticed_keeps_its_key() -> None:
+    """A killed SuperNode counts as connected for a minute."""
+    grid = grid_of(4, node_configs=[{}, {}, {}, {"partition-id": 0}])
+    back = grid.node_ids[3]  # first it is node 0
+    grid.offline.add(back)
+    directory = Directory()
+    directory.refresh(grid, FID, 10.0)
+    grid.offline.clear()
+    grid.faults = ScriptedFaults({(3, 0): Fault(reply=())})  # of the second asking
+    nodes = directory.refresh(grid, FID, 10.0)
+    assert nodes == [back, *grid.node_ids[1:3]]
+    assert directory.key(back) == "partition-0"
+    assert directory.refresh(grid, FID, 10.0) == nodes
+    assert grid.exchange == 3  # the dead one is not asked so soon again
+
+
 def test_two_nodes_with_one_key_are_kept_apart() -> None:
     grid = grid_of(3, node_configs=[{}, {}, {"partition-id": 0}])
     directory = Directory()

@@ -20,7 +20,7 @@ from torch import Tensor
 from fl_lowrank.errors import InputError, WireError
 from fl_lowrank.framing import DTYPES
 
-from .turns import Memory
+from .turns import REFERENCE, Memory
 
 _T = TypeVar("_T")
 
@@ -28,8 +28,7 @@ FRAME = struct.Struct("<4sI")
 CRC = struct.Struct("<I")
 _MAGIC = b"FLM1"
 _ALIGNMENT = 8
-#: Whole models are kept too, with their integers.
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 #: Name, dtype and shape of a tensor.
 Entry: TypeAlias = tuple[str, torch.dtype, list[int]]
@@ -120,14 +119,22 @@ def check(data: bytes | bytearray, what: str) -> None:
         raise WireError(msg)
 
 
-def describe(tensors: Mapping[str, Tensor]) -> list[tuple[str, str, list[int]]]:
-    """Give names, dtypes and shapes as a head has them."""
-    names = {dtype: name for name, dtype in _DTYPES.items()}
+def describe(
+    tensors: Mapping[str, Tensor], feedback: str
+) -> list[tuple[str, str, list[int]]]:
+    """Give names, dtypes and shapes as a head of this feedback has them."""
+    names = {dtype: name for name, dtype in _dtypes(feedback).items()}
     wrong = {t.dtype for t in tensors.values()} - names.keys()
     if wrong:
-        msg = f"memory: expected tensors of {', '.join(_DTYPES)}, found {wrong}"
+        msg = f"memory: expected tensors of {', '.join(names.values())}, found {wrong}"
         raise InputError(msg)
     return [(k, names[t.dtype], list(t.shape)) for k, t in tensors.items()]
+
+
+def _dtypes(feedback: str) -> dict[str, torch.dtype]:
+    """Give the dtypes by name: what is remembered is real, models have integers."""
+    dtypes = DTYPES.values() if feedback == REFERENCE else _FLOATS
+    return {str(dtype).removeprefix("torch."): dtype for dtype in dtypes}
 
 
 def _parse(head: Mapping[str, Any]) -> Head:
@@ -149,19 +156,20 @@ def _parse(head: Mapping[str, Any]) -> Head:
         gave_up=_typed(head["gave_up"], bool),
         pending=(turn, b"") if turn else None,
     )
+    dtypes = _dtypes(state.feedback)
     return Head(
         ident=_typed(head["ident"], str),
         owner=_typed(head["owner"], str),
         state=state,
-        tensors=_entries(head.get("tensors", [])),
-        codec=_entries(head.get("codec", [])),
+        tensors=_entries(head.get("tensors", []), dtypes),
+        codec=_entries(head.get("codec", []), dtypes),
         payload=_whole(head.get("payload", 0)),
     )
 
 
-def _entries(described: list[Any]) -> list[Entry]:
+def _entries(described: list[Any], dtypes: Mapping[str, torch.dtype]) -> list[Entry]:
     return [
-        (_typed(name, str), _DTYPES[dtype], [_whole(n) for n in shape])
+        (_typed(name, str), dtypes[dtype], [_whole(n) for n in shape])
         for name, dtype, shape in described
     ]
 

@@ -23,10 +23,7 @@ from fl_lowrank.updates import split_layout
 
 from .arrays import only_arrays, tensors_of
 from .homes import Home, choose
-from .turns import Memory
-
-#: Stands in a reference where a memory names its feedback.
-_KIND = "reference"
+from .turns import REFERENCE, Memory
 
 
 def restore(
@@ -72,8 +69,8 @@ def restore(
 
 def _ours(memory: Memory | None, request: Request) -> Memory:
     """Give the reference of this training, or none; never go back to an older one."""
-    if memory is None or (memory.fid, memory.feedback) != (request.fid, _KIND):
-        return Memory(request.fid, _KIND)
+    if memory is None or (memory.fid, memory.feedback) != (request.fid, REFERENCE):
+        return Memory(request.fid, REFERENCE)
     if request.ticket < memory.seen:
         msg = (
             f"request {request.ticket} is older than {memory.seen}, which has moved "

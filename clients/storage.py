@@ -90,8 +90,8 @@ def to_parts(
     body.append(payload)
     sizes = {
         "order": sys.byteorder,
-        "tensors": heads.describe(memory.tensors),
-        "codec": heads.describe(memory.codec),
+        "tensors": heads.describe(memory.tensors, memory.feedback),
+        "codec": heads.describe(memory.codec, memory.feedback),
         "payload": len(payload),
     }
     head = heads.to_head(memory, owner=owner, ident=ident, sizes=sizes)

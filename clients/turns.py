@@ -26,6 +26,8 @@ from fl_lowrank.types import State
 #: the receiver has of it already.
 Renew: TypeAlias = Callable[[State, Mapping[str, Tensor], Mapping[str, Tensor]], State]
 
+#: Stands in a memory's place of a feedback where it is a reference, a whole model.
+REFERENCE = "reference"
 #: After so many turns in a row that did not arrive, a remembered error is stale.
 STALE_AFTER = 3
 

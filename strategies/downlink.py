@@ -55,7 +55,8 @@ class Downlink:
     whole reference, where that is not known, or so long ago that the moves would be
     larger. A reply tells by being there: nobody can answer without having followed.
 
-    Costs the server one model, moves of at most another, and O(1) a client.
+    Costs the server one model, moves of at most another, O(1) a client, and what is
+    under way: one message for each of the references that clients hold.
 
     Attributes
     ----------
@@ -101,6 +102,7 @@ class Downlink:
             [] if chain is None else [[k.before, _array(k.data)] for k in chain.links]
         )
         return {
+            "exact": list(self.exact),
             "tensors": None if chain is None else chain.tensors,
             "links": links,
             "step": _array(self.step),
@@ -112,7 +114,9 @@ class Downlink:
         }
 
     def resume(self, plain: Mapping[str, Any]) -> None:
-        """Go on with what `plain` gave."""
+        """Go on with what `plain` gave; anew, if other arrays travel exactly now."""
+        if plain["exact"] != list(self.exact):
+            return
         if plain["tensors"] is not None:
             links = [Link(before, data.tobytes()) for before, data in plain["links"]]
             self.chain = Chain(plain["tensors"], links)

@@ -80,8 +80,8 @@ def test_tensors_are_written_without_a_copy() -> None:
 
 
 def test_what_cannot_be_read_is_not_written() -> None:
-    memory = Memory(FID, "ef", tensors={"w": torch.zeros(3, dtype=torch.complex64)})
-    with pytest.raises(InputError, match="expected tensors of float32"):
+    memory = Memory(FID, "ef", tensors={"w": torch.zeros(3, dtype=torch.int64)})
+    with pytest.raises(InputError, match="expected tensors of float16"):
         storage.to_bytes(memory)
 
 

@@ -5,35 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from logging import WARNING
-from typing import Literal
 
 from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
     Context,
-    Error,
     Message,
     RecordDict,
 )
 from flwr.clientapp.typing import ClientAppCallable
-from flwr.common import log
-from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from fl_lowrank.consensus import CONSENSUS_KEY, STEPS_KEY, Parcel, Rows, node
-from fl_lowrank.envelope import HELLO, STYPE, TRAIN, Reply, Request
-from fl_lowrank.errors import CompressionError, ProtocolError
+from fl_lowrank.envelope import STYPE, TRAIN, Reply, Request
+from fl_lowrank.errors import ProtocolError
 
 from . import turns, vertex
 from .arrays import check_finite, check_same_model, only_arrays, tensors_of
-from .hello import introduce
-from .homes import Home, choose
+from .homes import choose
+from .requested import RequestMod
 from .turns import Memory
 
 
-class ConsensusMod:
+class ConsensusMod(RequestMod):
     """Trains the node's own model instead of one that the server sends.
 
     For the strategies ``Consensus`` and ``Gossip``. Put it first in the list of mods::
@@ -58,26 +53,7 @@ class ConsensusMod:
         if messages are compressed the neighbours' copy of it.
     """
 
-    def __init__(self, memory: Home | Literal["auto"] = "auto") -> None:
-        self.memory = memory
-
-    def __call__(
-        self, message: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
-        """Answer a message; Flower calls this."""
-        data = _take_request(message)
-        if data is None:
-            return call_next(message, context)
-        try:
-            request = Request.unpack(data)
-            if request.purpose == HELLO:
-                return introduce(message, context)
-            return self._serve(message, context, call_next, request)
-        except CompressionError as error:
-            log(WARNING, "ConsensusMod: %s", error)
-            reason = f"ConsensusMod: {error}"
-            code = ErrorCode.MOD_FAILED_PRECONDITION
-            return Message(Error(code, reason), reply_to=message)
+    key = CONSENSUS_KEY
 
     def _serve(
         self,
@@ -130,15 +106,6 @@ class ConsensusMod:
             seconds = time.perf_counter() - begin
             slot.save(memory)
         return _answered(reply, request, memory, lossy, exact, turn, seconds)
-
-
-def _take_request(message: Message) -> bytes | None:
-    """Remove and give the request's bytes, so that the user's code never sees them."""
-    for record in message.content.config_records.values():
-        if CONSENSUS_KEY in record:
-            data = record.pop(CONSENSUS_KEY)
-            return data if isinstance(data, bytes) else b""
-    return None
 
 
 def _data_of(message: Message) -> bytes:

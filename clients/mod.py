@@ -4,45 +4,40 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from logging import WARNING
 from typing import Literal
 
 from flwr.app import (
     Array,
     ArrayRecord,
     Context,
-    Error,
     Message,
 )
 from flwr.clientapp.typing import ClientAppCallable
-from flwr.common import log
-from flwr.common.constant import ErrorCode
 
 from fl_lowrank import feedback as feedbacks
 from fl_lowrank.envelope import (
     EVALUATE,
     GRADIENTS_KEY,
-    HELLO,
     REQUEST_KEY,
     STYPE,
     Reply,
     Request,
 )
-from fl_lowrank.errors import CompressionError, ProtocolError
+from fl_lowrank.errors import ProtocolError
 from fl_lowrank.model import Layout, ModelCodec, layout_of
 from fl_lowrank.rng import Rng
 from fl_lowrank.updates import MAX_NUM_EXAMPLES, split_layout, weighted_update
 
 from . import reference, turns
 from .arrays import check_finite, check_same_model, only_arrays, tensors_of
-from .hello import introduce
 from .homes import Home, choose
 from .importance import GradientFn, Weighing
+from .requested import RequestMod
 
 _EXACT = ModelCodec("*: identity()")
 
 
-class CompressionMod:
+class CompressionMod(RequestMod):
     """Sends what the ``Compressed`` strategy asks for instead of whole models.
 
     Put it first in the list of mods, so that it is the outermost one and sees what
@@ -75,31 +70,15 @@ class CompressionMod:
         node's config and environment say; left out, they decide (`clients.homes`).
     """
 
+    key = REQUEST_KEY
+
     def __init__(
         self,
         gradient: GradientFn | None = None,
         memory: Home | Literal["auto"] = "auto",
     ) -> None:
+        super().__init__(memory)
         self.gradient = gradient
-        self.memory = memory
-
-    def __call__(
-        self, message: Message, context: Context, call_next: ClientAppCallable
-    ) -> Message:
-        """Answer a message; Flower calls this."""
-        data = _take_request(message)
-        if data is None:
-            return call_next(message, context)
-        try:
-            request = Request.unpack(data)
-            if request.purpose == HELLO:
-                return introduce(message, context)
-            return self._serve(message, context, call_next, request)
-        except CompressionError as error:
-            log(WARNING, "CompressionMod: %s", error)
-            reason = f"CompressionMod: {error}"
-            code = ErrorCode.MOD_FAILED_PRECONDITION
-            return Message(Error(code, reason), reply_to=message)
 
     def _serve(
         self,
@@ -167,17 +146,6 @@ class CompressionMod:
             (metrics,) = reply.content.metric_records.values()
             metrics[GRADIENTS_KEY] = weighing.num_gradients
         return reply
-
-
-def _take_request(message: Message) -> bytes | None:
-    """Remove and give the request's bytes, so that the user's code never sees them."""
-    for key, record in list(message.content.config_records.items()):
-        if REQUEST_KEY in record:
-            data = record.pop(REQUEST_KEY)
-            if key == REQUEST_KEY and not record:
-                del message.content[key]  # the server added the record for us
-            return data if isinstance(data, bytes) else b""
-    return None
 
 
 def _num_bytes(layout: Layout) -> int:

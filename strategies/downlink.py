@@ -26,7 +26,8 @@ from . import replies as reading
 
 #: Rounds between two moves of the reference are so many that what absent clients will
 #: have to catch up on costs at most this share of what was sent since the last move.
-CATCH_UP_SHARE = 0.5
+#: More seldom moves save bytes and make the differences, and so their errors, larger.
+CATCH_UP_SHARE = 1.0
 #: A client that could not follow so often in a row is sent whole models from then on.
 MAX_REFUSALS = 3
 

@@ -33,9 +33,14 @@ from tests.strategies.reference_oracle import (
     "downlink",
     [DOWNLINK, "*: dither(nmse=0.2)", "*: topk(fraction=0.3) >> natural()", "sign()"],
 )
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
 def test_all_ends_hold_the_same_bits(downlink: str, fraction: float) -> None:
-    inner = FedAvg(fraction_train=fraction, fraction_evaluate=fraction)
+    inner = FedAvg(
+        fraction_train=fraction,
+        fraction_evaluate=fraction,
+        min_train_nodes=1,
+        min_evaluate_nodes=1,
+    )
     _, oracle, _ = run(Compressed(inner, UPLINK, downlink=downlink), 12)
     assert oracle.check_clients() == NUM_NODES
     assert len(oracle.trained) == 12 * NUM_NODES * fraction

@@ -14,6 +14,7 @@ from torch import Tensor
 import clients.reference
 import fl_lowrank.reference
 import strategies.directory
+import strategies.downlink
 from clients import FileHome
 from clients.turns import Memory
 from fl_lowrank.broadcast import Link
@@ -41,6 +42,8 @@ Model = Mapping[str, Tensor]
 def _ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
     # No time passes on the loopback grid, so ask silent nodes again at once.
     monkeypatch.setattr(strategies.directory, "RETRY_SECONDS", -1.0)
+    # So few nodes would move the reference in every round.
+    monkeypatch.setattr(strategies.downlink, "CATCH_UP_SHARE", 0.4)
 
 
 # Exchange 1 introduces the nodes; then each round is one exchange.

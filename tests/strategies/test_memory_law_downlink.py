@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 from flwr.app import Array, ArrayRecord
 
+import strategies.downlink
 from clients import storage
 from strategies.books import MemoryMode
 from tests.strategies.memory_law.actors import MODEL
 from tests.strategies.memory_law.scene import Scene, Stage, bad_weather, play, set_up
 from tests.strategies.reference_oracle import ReferenceOracle
+
+
+@pytest.fixture(autouse=True)
+def _move_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    # So few nodes would move the reference in every round.
+    monkeypatch.setattr(strategies.downlink, "CATCH_UP_SHARE", 0.3)
 
 
 def watched(scene: Scene) -> tuple[Stage, ReferenceOracle]:

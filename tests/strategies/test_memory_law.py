@@ -135,6 +135,24 @@ def test_memories_agree_after_restarts_from_older_checkpoints(feedback: str) -> 
     assert happened["applied"] > 120
 
 
+@pytest.mark.parametrize("seed", [31, 100])
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+def test_so_they_do_where_few_nodes_hear_of_a_restart(feedback: str, seed: int) -> None:
+    """Turns are applied that no client saved, and undone before it hears of them."""
+    scene = Scene(
+        feedback,
+        faults=bad_weather(seed, crash_after_reply=0.1, lose_memory=0.03),
+        num_rounds=30,
+        fraction_train=0.5,
+        fraction_evaluate=0.2,
+        restarts={12: 0, 20: 3},
+        seed=seed,
+    )
+    happened = play(scene).oracle.events
+    assert happened["applied, but not saved"] > 0
+    assert happened["undone"] > 0
+
+
 def test_long_epoch_of_float32_memories() -> None:
     """Rounding at the two ends must not drive them apart."""
     faults = bad_weather(5, crash_after_reply=0.0, lose_memory=0.0)

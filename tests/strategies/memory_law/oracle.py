@@ -123,7 +123,8 @@ class Oracle:
         if self.last_applied.get(client) or shadow.pending is not None:
             self.cause_of_reset = True
         # The server's turn is not in the new memory; any request that names it says so.
-        self.shadows[client] = Shadow(self.zero, estranged=self.newest.get(client))
+        named = {self.newest[client]} if client in self.newest else set()
+        self.shadows[client] = Shadow(self.zero, estranged=frozenset(named))
 
     def handled(self, call: Call) -> None:
         """Check what a client has done with a request."""
@@ -264,8 +265,8 @@ class Oracle:
             self._give_up(client, turn.update, "not saved")
         self.books[client].given_up -= turn.sent  # this much has arrived after all
         shadow = self.shadows[client]
-        newest = max(turn.ticket, shadow.estranged or turn.ticket)
-        self.shadows[client] = replace(shadow, estranged=newest)
+        estranged = shadow.estranged | {turn.ticket}
+        self.shadows[client] = replace(shadow, estranged=estranged)
 
     def checkpoint(self) -> Snapshot:
         """Note what the server knows now."""
@@ -276,7 +277,8 @@ class Oracle:
         """Let the server be as it was; what it has applied since is undone.
 
         A client that still holds such a turn as pending takes it back. One that has
-        settled it holds a memory that the server does not know, and must give it up.
+        settled it holds a memory that the server does not know, and must give it up;
+        but not one that has never saved the turn, nor heard that it was applied.
         """
         for client in self.node_ids:
             self.end_call(client)
@@ -288,10 +290,15 @@ class Oracle:
             turn.applied, turn.undone = False, self.last_ticket
             self.books[turn.client].applied -= turn.sent
             shadow = self.shadows[turn.client]
-            if shadow.pending is not turn:
-                self._give_up(turn.client, turn.sent, "undone")
-                lost = replace(shadow, estranged=self.last_ticket)
-                self.shadows[turn.client] = lost
+            if shadow.pending is turn:
+                continue
+            self._give_up(turn.client, turn.sent, "undone")
+            if not turn.saved and turn.ticket in shadow.estranged:
+                now = replace(shadow, ghosts=(*shadow.ghosts, turn))
+                estranged = shadow.estranged - {turn.ticket}
+            else:
+                now, estranged = shadow, shadow.estranged | {self.last_ticket}
+            self.shadows[turn.client] = replace(now, estranged=estranged)
         tables = (dict(table) for table in snapshot.tables)
         self.shares, self.last_applied, self.num_examples, self.newest = tables
         self.cause_of_reset = True

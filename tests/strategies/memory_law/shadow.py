@@ -106,11 +106,15 @@ class Shadow:
         The one whose fate the client does not know.
     num_lost : int
         Turns in a row that did not arrive.
-    estranged : Ticket, optional
-        The server has applied a turn of this ticket which the client has not saved,
-        or has lost: its next newer request must make it give up its memory.
+    estranged : frozenset of Ticket
+        The server has applied turns of these tickets which the client has not saved,
+        or has lost: the next request that is newer than one of them must make it give
+        up its memory.
     seen : Ticket
         Newest request served.
+    ghosts : tuple of Turn
+        Never saved, applied, and undone by a restart before the client heard of it. A
+        late request from that time still names them.
     """
 
     memory: Vector
@@ -118,8 +122,9 @@ class Shadow:
     base: int = 0
     pending: Turn | None = None
     num_lost: int = 0
-    estranged: Ticket | None = None
+    estranged: frozenset[Ticket] = frozenset()
     seen: Ticket = (0, 0)
+    ghosts: tuple[Turn, ...] = ()
 
     def emptied(self) -> Shadow:
         return Shadow(np.zeros_like(self.memory), self.epoch, seen=self.seen)
@@ -135,7 +140,7 @@ class Shadow:
         if now.pending is not None:
             arrived = now.pending.arrived(request)
             if now.pending.misleads(request):
-                now = replace(now, estranged=now.pending.undone)
+                now = replace(now, estranged=now.estranged | {now.pending.undone})
             now = replace(
                 now,
                 memory=now.memory + now.pending.move if arrived else now.memory,
@@ -143,9 +148,12 @@ class Shadow:
                 num_lost=0 if arrived else now.num_lost + 1,
                 pending=None,
             )
-        if now.estranged is not None and request.ticket > now.estranged:
+        misled = {g.undone for g in now.ghosts if g.misleads(request)}
+        left = {ticket for ticket in now.estranged if ticket >= request.ticket}
+        if misled or left != now.estranged:
             cause = "estranged" if now.memory.any() else ""
-            return now.emptied(), now.memory, cause
+            emptied = replace(now.emptied(), estranged=frozenset(left | misled))
+            return emptied, now.memory, cause
         if now.num_lost >= PATIENCE and not has_share:
             return replace(now.emptied(), base=now.base), now.memory, "stale"
         return now, nothing, ""

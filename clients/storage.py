@@ -18,7 +18,6 @@ refuses by `WireError` whatever is cut, damaged or of another kind.
 from __future__ import annotations
 
 import sys
-import zlib
 from dataclasses import replace
 from math import prod
 
@@ -27,6 +26,7 @@ from flwr.app import Array, ArrayRecord, Context
 from torch import Tensor
 
 from fl_lowrank.errors import WireError
+from fl_lowrank.framing import checksum
 
 from . import heads
 from .heads import Entry, Head
@@ -95,10 +95,7 @@ def to_parts(
         "payload": len(payload),
     }
     head = heads.to_head(memory, owner=owner, ident=ident, sizes=sizes)
-    crc = 0
-    for part in body if checked else ():
-        crc = zlib.crc32(part, crc)
-    return [head, *body, heads.CRC.pack(crc)]
+    return [head, *body, heads.CRC.pack(checksum(body if checked else ()))]
 
 
 def read_body(head: Head, body: bytearray, *, checked: bool = True) -> Memory:

@@ -5,7 +5,9 @@ A message is ``b"FL"``, the format version, a body and the CRC-32 of all that.
 
 from __future__ import annotations
 
+import functools
 import zlib
+from collections.abc import Iterable
 
 import torch
 
@@ -41,13 +43,15 @@ def dtype_code(dtype: torch.dtype) -> int:
     return _DTYPE_CODES[dtype]
 
 
+def checksum(parts: Iterable[bytes | memoryview]) -> int:
+    """Give the CRC-32 of parts as if they were joined."""
+    return functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0)
+
+
 def seal(*body: bytes) -> bytes:
     """Put magic, version and checksum around a body, which may come in parts."""
     parts = (MAGIC, bytes([VERSION]), *body)
-    crc = 0
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return b"".join((*parts, crc.to_bytes(_CRC_BYTES, "little")))
+    return b"".join((*parts, checksum(parts).to_bytes(_CRC_BYTES, "little")))
 
 
 def open_sealed(data: bytes) -> Reader:

@@ -94,6 +94,7 @@ class Downlink:
     refusals: dict[str, int] = field(default_factory=dict)
     state: State = field(default_factory=dict)
     _records: dict[int, ArrayRecord] = field(default_factory=dict)
+    _exactly: dict[str, Tensor] | None = None
     _told: dict[str, _Told] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class Downlink:
 
     def _follow(self, number: int, arrays: ArrayRecord, num_absent: int) -> None:
         """Compress what is new in a model, and move the reference if it is time."""
-        model, lossy, _ = self._split(arrays)
+        model, lossy, self._exactly = self._split(arrays)
         self.number, self.step = number, b""
         self._records.clear()
         chain = self.chain
@@ -230,8 +231,9 @@ class Downlink:
         """Give what a client is sent; made once for all who hold the same."""
         place = -1 if links is None else len(links)
         if place not in self._records:
-            _, _, exact = self._split(arrays)
-            whole = ArrayRecord()
+            if self._exactly is None:  # resumed between two exchanges of one model
+                _, _, self._exactly = self._split(arrays)
+            exact, whole = self._exactly, ArrayRecord()
             sent = Broadcast(chain.end, chain.num_bytes, step=self.step)
             if links is None:
                 sent = replace(sent, is_whole=True)

@@ -18,6 +18,7 @@ import torch
 from flwr.app import Array, ArrayRecord, MetricRecord
 
 from fl_lowrank.errors import WireError
+from fl_lowrank.framing import checksum
 
 Plain: TypeAlias = Any
 
@@ -50,10 +51,7 @@ def pack(value: Plain) -> list[bytes]:
     blobs: list[bytes] = []
     head = json.dumps(_described(value, blobs)).encode()
     parts = [_HEAD.pack(_MAGIC, VERSION, len(head)), head, *blobs]
-    crc = 0
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return [*parts, _CRC.pack(crc)]
+    return [*parts, _CRC.pack(checksum(parts))]
 
 
 def unpack(data: bytes) -> Plain:

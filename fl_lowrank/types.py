@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from .addends import Addend, Dense
+from .codecs.bits import unpack_mask
 from .errors import InputError
 from .rng import Rng
 
@@ -66,6 +67,21 @@ class Field:
             return self.value
         msg = f"Field: expected a tensor, found an undecoded {self.value.kind.name}"
         raise TypeError(msg)
+
+
+@dataclass(frozen=True)
+class PackedBits(Field):
+    """Booleans as they travel: a tensor of bytes on the CPU, lowest bit first.
+
+    Who can use them so does; everyone else finds booleans in ``tensor``.
+    """
+
+    count: int
+
+    @property
+    def tensor(self) -> Tensor:
+        """The booleans, unpacked anew each time."""
+        return torch.from_numpy(unpack_mask(super().tensor.numpy(), self.count))
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,14 @@ class Payload:
     def tensor(self, name: str) -> Tensor:
         """Values of the field ``name``."""
         return self.fields[name].tensor
+
+    def packed(self, name: str) -> tuple[Tensor, int]:
+        """Bytes of the field ``name`` of packed bits, and how many bits they hold."""
+        field = self.fields[name]
+        if isinstance(field, PackedBits) and isinstance(field.value, Tensor):
+            return field.value, field.count
+        msg = f"Payload: expected packed bits in {name!r}, found {field}"
+        raise TypeError(msg)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from .codecs import bits, floats, indices, symbols
 from .codecs.varint import unzigzag, write_varint, zigzag
 from .errors import WireError
 from .framing import DTYPES, Reader, dtype_code, open_sealed, seal
-from .types import Coding, Field, Kind, Payload, Shape, all_finite
+from .types import Coding, Field, Kind, PackedBits, Payload, Shape, all_finite
 
 #: Entries that a tensor read without an expectation may have.
 MAX_ENTRIES = 1 << 31
@@ -182,7 +183,7 @@ def _read_fields(
             room -= inner.numel  # together they hold no more than their payload
             fields[name] = Field(Coding.NESTED, inner)
         else:
-            fields[name] = Field(Coding(code), _read_values(code, reader, numel))
+            fields[name] = _read_field(code, reader, numel)
         reader.finish()
     return fields
 
@@ -193,6 +194,8 @@ def _field_parts(field: Field, numel: int) -> list[bytes]:
         return _body_parts(values)
     if field.coding == Coding.RAW:
         return [bytes([dtype_code(values.dtype)]), floats.encode_raw(values)]
+    if isinstance(field, PackedBits):
+        return [write_varint(field.count), floats.encode_raw(values)]
     if field.coding == Coding.BITS:
         return [write_varint(values.numel()), bits.encode_bits(values)]
     if field.coding == Coding.INDICES:
@@ -202,14 +205,21 @@ def _field_parts(field: Field, numel: int) -> list[bytes]:
     return [write_varint(zigzag(int(v))) for v in values.tolist()]
 
 
+def _read_field(code: int, reader: Reader, numel: int) -> Field:
+    """Read all that is left as one field."""
+    if code != Coding.BITS:
+        return Field(Coding(code), _read_values(code, reader, numel))
+    count = reader.varint(numel + _SPARE_ENTRIES, "a number of bits")
+    packed = np.frombuffer(reader.rest(), np.uint8)
+    bits.check_mask(packed, count)
+    # Copied, so that it may be a tensor.
+    return PackedBits(Coding.BITS, torch.from_numpy(packed.copy()), count)
+
+
 def _read_values(code: int, reader: Reader, numel: int) -> Tensor:
-    """Read all that is left as the values of one field."""
     limit = numel + _SPARE_ENTRIES
     if code == Coding.RAW:
         return _read_raw(reader, limit)
-    if code == Coding.BITS:
-        count = reader.varint(limit, "a number of bits")
-        return bits.decode_bits(reader.rest(), count)
     if code == Coding.INDICES:
         return indices.decode_indices(reader.rest(), numel)
     if code == Coding.SYMBOLS:

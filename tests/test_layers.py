@@ -30,10 +30,10 @@ PACKAGES: dict[str, set[str]] = {
 #: From below to above: a module imports from lower tiers, and packages from within.
 TIERS: tuple[tuple[str, ...], ...] = (
     ("errors", "files"),
-    ("rng", "addends"),
+    ("rng", "addends", "codecs"),
     ("types",),
     ("registry",),
-    ("linalg", "shapes", "codecs", "bounds", "topology", "schedules", "exchange"),
+    ("linalg", "shapes", "bounds", "topology", "schedules", "exchange"),
     ("hadamard", "importance", "lloyd_max", "mixing"),
     ("framing",),
     ("wire", "envelope"),

@@ -77,12 +77,12 @@ def pack_mask(mask: NDArray[np.bool_]) -> bytes:
     return np.packbits(mask, bitorder="little").tobytes()
 
 
-def unpack_mask(data: bytes, count: int) -> NDArray[np.bool_]:
+def unpack_mask(data: bytes | NDArray[np.uint8], count: int) -> NDArray[np.bool_]:
     """Invert :func:`pack_mask`, strictly.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or ndarray of uint8
         Exactly ``ceil(count / 8)`` bytes, the padding zero.
     count : int
         How many bits to return.
@@ -97,18 +97,29 @@ def unpack_mask(data: bytes, count: int) -> NDArray[np.bool_]:
     WireError
         If the length is wrong or the padding is not zero.
     """
+    check_mask(data, count)
+    packed = np.frombuffer(data, dtype=np.uint8)
+    return np.unpackbits(packed, count=count, bitorder="little").view(np.bool_)
+
+
+def check_mask(data: bytes | NDArray[np.uint8], count: int) -> None:
+    """Refuse what :func:`pack_mask` does not return for ``count`` booleans.
+
+    Raises
+    ------
+    WireError
+        If the length is wrong or the padding is not zero.
+    """
     if count < 0 or len(data) != -(-count // 8):
         raise WireError(
-            f"unpack_mask: expected {-(-count // 8)} bytes for {count} bits, found "
+            f"mask: expected {-(-count // 8)} bytes for {count} bits, found "
             f"{len(data)}; the data are cut, extended or announced wrongly"
         )
     if count % 8 and data[-1] >> count % 8:
         raise WireError(
-            f"unpack_mask: expected zeros behind the last of {count} bits, found "
+            f"mask: expected zeros behind the last of {count} bits, found "
             f"byte {data[-1]:#04x}; the data are damaged"
         )
-    packed = np.frombuffer(data, dtype=np.uint8)
-    return np.unpackbits(packed, count=count, bitorder="little").view(np.bool_)
 
 
 def bit_length(values: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -154,8 +154,15 @@ def level_payload(
     return Payload(BLOCKS, tuple(x.shape), x.dtype, fields)
 
 
-def rescale(payload: Payload, flat: Tensor, times: float = 1.0) -> Tensor:
-    """Multiply each block of ``flat`` by its scale times a power of two, in place."""
+def read_scales(payload: Payload, like: Tensor) -> tuple[int, Tensor, int]:
+    """Check the scales of a payload.
+
+    Returns
+    -------
+    tuple[int, Tensor, int]
+        Length of the blocks; their factors, of the dtype and on the device of
+        ``like``; and the exponent of a power of two that is missing in the factors.
+    """
     layout, scales = payload.tensor("layout"), payload.tensor("scales")
     need(layout.numel() == 2, payload, f"{layout.numel()} numbers in the layout")
     block, exponent = (int(v) for v in layout)
@@ -166,8 +173,14 @@ def rescale(payload: Payload, flat: Tensor, times: float = 1.0) -> Tensor:
     need(scales.numel() == count, payload, f"{scales.numel()} scales")
     need(not bool((scales < 0).any()), payload, "a negative scale")
     far = 0 if abs(exponent) < 100 else exponent  # one pass less over the entries
-    factors = Scales(scales.to(flat.device), exponent - far).expanded(flat.dtype)
-    for part, factor in with_scales(flat, block, factors * times):
+    factors = Scales(scales.to(like.device), exponent - far).expanded(like.dtype)
+    return block, factors, far
+
+
+def rescale(payload: Payload, flat: Tensor) -> Tensor:
+    """Multiply each block of ``flat`` by its scale times a power of two, in place."""
+    block, factors, far = read_scales(payload, flat)
+    for part, factor in with_scales(flat, block, factors):
         part.mul_(factor)
     return finish(payload, shift(flat, far) if far else flat)
 

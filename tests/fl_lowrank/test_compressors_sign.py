@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 import fl_lowrank as fll
 from fl_lowrank import Contractive, Sign
-from fl_lowrank.errors import InputError
+from fl_lowrank.errors import InputError, WireError
+from fl_lowrank.types import Coding, Field, Payload
 from tests.fl_lowrank.compressing import error, send, signs
 
 
@@ -99,3 +101,42 @@ def test_bytes() -> None:
     assert len(fll.pack(payload)) <= d / 8 + 40
     payload, _ = Sign(250).encode(x, {}, fll.rng.stream(0))
     assert len(fll.pack(payload)) <= d / 8 + 2 * 401 + 40
+
+
+@pytest.mark.parametrize("block", [None, 1, 7, 64])
+@pytest.mark.parametrize("numel", [1, 7, 8, 301])
+def test_bits_stay_packed_from_the_encoder_to_the_table(
+    block: int | None, numel: int
+) -> None:
+    x = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
+    payload, _ = fll.Sign(block).encode(x, {}, fll.rng.stream(0))
+    read = fll.unpack(fll.pack(payload))
+    for each in (payload, read):
+        packed, count = each.packed("negative")
+        assert (packed.numel(), count) == (-(-numel // 8), numel)
+        assert torch.equal(each.tensor("negative"), torch.signbit(x))
+        assert torch.equal(torch.signbit(fll.decode(each)), torch.signbit(x))
+
+
+def test_scales_beyond_the_dtype_saturate_or_are_refused() -> None:
+    x = torch.tensor([1.0, -1.0], dtype=torch.float16)
+    payload, _ = fll.Sign().encode(x, {}, fll.rng.stream(0))
+
+    def scaled(scale: float) -> Payload:
+        values = torch.tensor([scale], dtype=torch.float32)
+        fields = dict(payload.fields) | {"scales": Field(Coding.RAW, values)}
+        layout = torch.tensor([2, 0])
+        return replace(
+            payload, fields=fields | {"layout": Field(Coding.VARINTS, layout)}
+        )
+
+    assert fll.decode(scaled(65504.0)).tolist() == [65504.0, -65504.0]
+    assert fll.decode(scaled(1e30)).tolist() == [65504.0, -65504.0]
+    with pytest.raises(WireError, match="NaN"):
+        fll.decode(scaled(math.nan))
+
+
+def test_packed_bits_are_asked_for_by_who_knows_of_them() -> None:
+    payload, _ = fll.Sign().encode(torch.ones(3), {}, fll.rng.stream(0))
+    with pytest.raises(TypeError, match="expected packed bits in 'scales'"):
+        payload.packed("scales")

@@ -60,6 +60,9 @@ class Settings:
         The server's step; fedavg has none.
     uplink, feedback : str
         Compressor text and feedback of the updates; uplink ``none`` turns both off.
+    memory : str
+        What the server remembers of the feedback: a ``sum`` over all clients, or
+        ``per-node``, a vector of every client on disk.
     downlink : str
         Compressor text of the models; ``identity()`` sends them as they are.
     decentralised : str
@@ -98,6 +101,7 @@ class Settings:
     server_lr: float
     uplink: str
     feedback: str
+    memory: str
     downlink: str
     decentralised: str
     timeout: float

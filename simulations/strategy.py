@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
 from strategies import Compressed
+from strategies.books import MemoryMode
 
 from .config import Settings
 from .errors import choose
@@ -30,6 +31,7 @@ STRATEGIES = {
     "fedavgm": Inner(FedAvgM, "server_learning_rate", {"server_momentum": 0.9}),
     "fedadam": Inner(FedAdam, "eta", {"beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}),
 }
+MEMORIES: Mapping[str, MemoryMode] = {"sum": "sum", "per-node": "per-node"}
 NO_COMPRESSION = "none"
 
 
@@ -62,6 +64,7 @@ def build_strategy(settings: Settings) -> Compressed:
         The wrapper; with uplink `none` it only counts bytes.
     """
     inner = choose(STRATEGIES, settings.strategy, "strategy")
+    memory = choose(MEMORIES, settings.memory, "memory")
     options: dict[str, Any] = dict(inner.constants)
     if inner.lr_name is not None:
         options[inner.lr_name] = settings.server_lr
@@ -77,6 +80,7 @@ def build_strategy(settings: Settings) -> Compressed:
         settings,
         uplink=None if settings.uplink == NO_COMPRESSION else settings.uplink,
         feedback=settings.feedback,
+        memory=memory,
         downlink=settings.downlink,
         seed=settings.seed,
         checkpoint=settings.checkpoint or None,

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from .digits import DIGITS, DIGITS_COMPARE
 from .experiment import Experiment, Run
-from .fashion import FASHION, FASHION_DOWNLINK, FASHION_METHODS
+from .fashion import (
+    FASHION,
+    FASHION_DOWNLINK,
+    FASHION_METHODS,
+    FASHION_PARTICIPATION,
+)
 
 EXPERIMENTS = {
     "digits": DIGITS,
@@ -12,6 +17,7 @@ EXPERIMENTS = {
     "fashion": FASHION,
     "fashion-methods": FASHION_METHODS,
     "fashion-downlink": FASHION_DOWNLINK,
+    "fashion-participation": FASHION_PARTICIPATION,
 }
 
 __all__ = ["EXPERIMENTS", "Experiment", "Run"]

@@ -92,3 +92,33 @@ FASHION_DOWNLINK = Experiment(
         for downlink, way in _DOWNLINKS.items()
     },
 )
+
+_SEVENTY_FIVE_TURNS = {
+    "tenth": {"fraction-train": 0.1, "num-rounds": 750, "evaluate-every": 10},
+    "quarter": {"fraction-train": 0.25, "num-rounds": 300, "evaluate-every": 4},
+}
+_MEMORIES: Mapping[str, dict[str, Any]] = {
+    "fedavg": {"uplink": "none"},
+    "ef": {"uplink": _TOPK, "feedback": "ef"},
+    "ef21-responders": {"uplink": _TOPK, "feedback": "ef21", "memory": "per-node"},
+    "ef21-scaled": {"uplink": _TOPK, "feedback": "ef21"},
+    # As many bytes as the others: unbiased, and as many entries as that leaves.
+    "diana": {
+        "uplink": "randk(fraction=0.025) >> natural_stochastic()",
+        "feedback": "diana",
+    },
+    "plain": {"uplink": _TOPK, "feedback": "plain"},
+}
+
+#: Which feedback for sampled clients? A small network (101,770 parameters), so that
+#: every client can take part 75 times with three seeds.
+FASHION_PARTICIPATION = Experiment(
+    num_clients=40,
+    common=_COMMON | {"model": "mlp", "precision": "float32"},
+    settings={
+        f"{memory}-{share}": changes | rounds
+        for share, rounds in _SEVENTY_FIVE_TURNS.items()
+        for memory, changes in _MEMORIES.items()
+    },
+    seeds=(0, 1, 2),
+)

@@ -29,6 +29,7 @@ _DIGITS_CONVOLUTIONS = (Convolution(16, 3), Convolution(32, 3, pool=True))
 
 MODELS: dict[str, Architecture] = {
     "logistic": Sequential(),
+    "mlp": Sequential((), (128,)),
     "digits-cnn": Sequential(_DIGITS_CONVOLUTIONS, (96,)),
     "digits-cnn-bn": Sequential(_DIGITS_CONVOLUTIONS, (96,), batch_norm=True),
     "cnn": Sequential(

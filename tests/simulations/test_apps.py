@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,21 @@ def test_models_come_compressed(tmp_path: Path) -> None:
         sent = entry["bytes_down"] + entry["bytes_down_evaluate"]
         assert 0 < sent < entry["bytes_down_dense"] / 6
         assert entry["num_replies"] == NUM_CLIENTS
+
+
+def test_the_server_remembers_every_client_if_asked(tmp_path: Path) -> None:
+    def accuracies(memory: str) -> list[float]:
+        settings = _settings(
+            out=str(tmp_path / memory), memory=memory, feedback="ef21", num_rounds=4
+        )
+        settings = replace(settings, fraction_train=0.5)
+        run_federated(_grid(settings), settings)
+        return [r["accuracy"] for r in RunFolder(tmp_path / memory).read_rounds()]
+
+    # The mean of the responders' vectors, and a share of the sum, are not the same.
+    assert accuracies("per-node") != accuracies("sum")
+    with pytest.raises(SimulationError, match="unknown memory 'none'"):
+        run_federated(_grid(s := _settings(memory="none")), s)
 
 
 def test_the_model_is_evaluated_every_few_rounds(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ def _count(name: str, shape: tuple[int, ...], num_classes: int = 10) -> int:
         ("digits-cnn", (1, 8, 8), 55_018),
         ("digits-cnn-bn", (1, 8, 8), 55_114),
         ("cnn", (1, 28, 28), 1_474_550),
+        ("mlp", (1, 28, 28), 101_770),
         ("resnet20", (3, 32, 32), 269_722),
         ("resnet18", (3, 32, 32), 11_173_962),
     ],

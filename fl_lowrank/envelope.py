@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .errors import SettingError, VersionError, WireError
+from .framing import Buffer
 
 #: Type of the array that carries a reply; the number is the major version.
 STYPE = "fl-lowrank/1"
@@ -164,8 +165,8 @@ class Reply:
         What encoding took.
     error_dropped : bool
         The client gave up an error that it could not deliver for too long.
-    lossy, exact : bytes
-        The compressed update, and the arrays that travel exactly.
+    lossy, exact : Buffer
+        The compressed update, and the arrays that travel exactly; read in place.
     """
 
     fid: bytes
@@ -175,8 +176,8 @@ class Reply:
     turn: int
     encode_seconds: float
     error_dropped: bool
-    lossy: bytes
-    exact: bytes
+    lossy: Buffer
+    exact: Buffer
 
     def pack(self) -> bytes:
         """Write the head, its checksum, and the payloads."""
@@ -192,7 +193,7 @@ class Reply:
             self.encode_seconds,
             len(self.lossy),
         )
-        return sealed(head) + self.lossy + self.exact
+        return b"".join((sealed(head), self.lossy, self.exact))
 
     @staticmethod
     def unpack(data: bytes) -> Reply:
@@ -202,7 +203,7 @@ class Reply:
         _, _, flags, fid, epoch, inc, seq, base, turn, seconds, length = _REPLY.unpack(
             head
         )
-        rest = data[end:]
+        rest = memoryview(data)[end:]
         if length > len(rest):
             msg = f"reply: announces {length} bytes, {len(rest)} are there; truncated"
             raise WireError(msg)

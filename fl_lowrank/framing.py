@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import torch
 
@@ -31,6 +32,8 @@ DTYPES: dict[int, torch.dtype] = {
     8: torch.uint8,
     9: torch.bool,
 }
+#: A message, or a part of one that is not copied.
+Buffer: TypeAlias = bytes | memoryview
 _DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -54,7 +57,7 @@ def seal(*body: bytes) -> bytes:
     return b"".join((*parts, checksum(parts).to_bytes(_CRC_BYTES, "little")))
 
 
-def open_sealed(data: bytes) -> Reader:
+def open_sealed(data: Buffer) -> Reader:
     """Check magic, version and checksum, and give a reader of the body."""
     if len(data) < len(MAGIC) + 1 + _CRC_BYTES or data[: len(MAGIC)] != MAGIC:
         msg = (
@@ -82,13 +85,13 @@ class Reader:
 
     Parameters
     ----------
-    data : bytes
+    data : Buffer
         Not copied before it is taken.
     start, end : int
         What of it is read; all by default.
     """
 
-    def __init__(self, data: bytes, start: int = 0, end: int | None = None) -> None:
+    def __init__(self, data: Buffer, start: int = 0, end: int | None = None) -> None:
         self._data = data
         self._pos = start
         self._end = len(data) if end is None else end
@@ -101,7 +104,7 @@ class Reader:
     def take(self, count: int) -> bytes:
         """Take exactly ``count`` bytes."""
         start = self._skip(count)
-        return self._data[start : self._pos]
+        return bytes(self._data[start : self._pos])
 
     def part(self, count: int) -> Reader:
         """Give a reader of exactly the next ``count`` bytes."""

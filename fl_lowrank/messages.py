@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import decoders, wire
 from .errors import CompressionError
-from .framing import open_sealed, seal
+from .framing import Buffer, open_sealed, seal
 from .grouping import Group, Layout, join, joint_layout, read_table, write_table
 from .rng import Rng
 from .types import Payload, State
@@ -71,7 +71,7 @@ class Writer:
 
 
 def read_payloads(
-    data: bytes, layout: Layout
+    data: Buffer, layout: Layout
 ) -> Iterator[tuple[tuple[str, ...], Payload]]:
     """Read the payloads of an update, with the names of the tensors in each."""
     reader = open_sealed(data)
@@ -83,7 +83,7 @@ def read_payloads(
     reader.finish()
 
 
-def read_update(data: bytes, layout: Layout) -> dict[str, Tensor]:
+def read_update(data: Buffer, layout: Layout) -> dict[str, Tensor]:
     """Rebuild an update.
 
     Raises

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .compressors import F16, Budget, Identity
 from .errors import SettingError, SpecError
+from .framing import Buffer
 from .grouping import Group, Layout, joint_layout, layout_of
 from .messages import Writer, read_payloads, read_update
 from .rng import Rng
@@ -197,7 +198,7 @@ class ModelCodec:
         return groups, writer.write(groups), writer.states_of(groups)
 
     @staticmethod
-    def decode(data: bytes, layout: Layout) -> dict[str, Tensor]:
+    def decode(data: Buffer, layout: Layout) -> dict[str, Tensor]:
         """Rebuild an update from its bytes; settings of the sender are not needed.
 
         Raises

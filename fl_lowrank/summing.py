@@ -18,6 +18,7 @@ from torch import Tensor
 from . import decoders
 from .addends import Addend, Dense, Weighted, add_all, merge
 from .errors import WireError
+from .framing import Buffer
 from .grouping import Layout
 from .messages import naming, read_payloads
 from .types import Payload
@@ -80,7 +81,7 @@ class UpdateSum:
         self._waiting_bytes = 0
         self._failed: dict[str, WireError] = {}
 
-    def read(self, data: bytes) -> ReadUpdate:
+    def read(self, data: Buffer) -> ReadUpdate:
         """Read one update and check all that can be wrong with it; nothing is added.
 
         Raises

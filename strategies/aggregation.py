@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from logging import WARNING
 
+import numpy as np
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fl_lowrank.errors import CompressionError, WireError
-from fl_lowrank.model import Layout, ModelCodec, layout_of
+from fl_lowrank.model import Layout, ModelCodec
 from fl_lowrank.updates import split_layout
 
 from . import replies as reading
@@ -25,10 +26,7 @@ from .ledger import Ledger
 from .norms import NormLimit
 from .replies import Incoming
 from .sinks import Sink, Update, sink_for
-from .turns import Book, Staged
-
-#: Entries that are cast to float64 at a time.
-_SLICE = 2**18
+from .turns import SLICE, Book, Staged
 
 
 @dataclass(frozen=True)
@@ -147,17 +145,14 @@ class Round:
 
         Its metrics function still sees every reply.
         """
-        mean = reading.weighted_mean(
+        means = reading.weighted_mean(
             (self._exact_of(a), a.incoming.num_examples) for a in accepted
         )
-        lossy, _ = self._layouts
-        for name in lossy:
-            mean[name] = self._moved(name, book.estimate(name), self.scale)
+        mean = self._record(means, book.estimate, self.scale)
+        book.forget_arrived()
         weight = sum(a.incoming.num_examples for a in accepted)
         first = accepted[0].incoming.message
-        reply = reading.with_arrays(
-            first, reading.record_of(mean, self.arrays), (self.weight_key, weight)
-        )
+        reply = reading.with_arrays(first, mean, (self.weight_key, weight))
         with metrics_of(inner, [a.incoming.message for a in accepted]):
             return inner.aggregate_train(self.number, [reply, *errors])
 
@@ -167,40 +162,52 @@ class Round:
         """Give any other strategy every reply, decoded to a whole model."""
         messages = []
         for a in accepted:
-            factor = self.scale / a.incoming.num_examples
-            model = self._exact_of(a) | {
-                name: self._moved(name, value, factor)
-                for name, value in a.update.items()
-            }
-            arrays = reading.record_of(model, self.arrays)
+            arrays = self._record(
+                self._exact_of(a),
+                partial(_slices_of, a.update),
+                self.scale / a.incoming.num_examples,
+            )
             messages.append(reading.with_arrays(a.incoming.message, arrays))
         return inner.aggregate_train(self.number, messages + errors)
 
     @cached_property
-    def _before(self) -> dict[str, Tensor]:
-        """The model that the clients got, copied to tensors once a round."""
-        return reading.tensors_of(self.arrays)
-
-    @cached_property
     def _layouts(self) -> tuple[Layout, Layout]:
         """What was compressed, and what travelled exactly."""
-        return split_layout(layout_of(self._before), self.exact)
+        return split_layout(reading.layout_of(self.arrays), self.exact)
 
     def _exact_of(self, accepted: Accepted) -> dict[str, Tensor]:
         _, exact = self._layouts
         return ModelCodec.decode(accepted.incoming.reply.exact, exact)
 
-    def _moved(self, name: str, update: Tensor, factor: float) -> Tensor:
-        """Give a tensor of the model plus ``factor`` times its update.
+    def _record(
+        self,
+        exact: Mapping[str, Tensor],
+        update: Callable[[str], Iterable[Tensor]],
+        factor: float,
+    ) -> ArrayRecord:
+        """Give the exact arrays, and the others plus ``factor`` times their update."""
+        lossy, _ = self._layouts
+        arrays = {}
+        for name, before in self.arrays.items():
+            if name in lossy:
+                parts = _moved(before, update(name), factor)
+            else:
+                parts = _slices_of(exact, name)
+            arrays[name] = reading.array_of(parts, before)
+        return ArrayRecord(arrays)
 
-        Added in float64 and rounded once, in slices, since models are large.
-        """
-        before = self._before[name]
-        out = torch.empty_like(before)
-        parts = (torch.split(t.reshape(-1), _SLICE) for t in (out, before, update))
-        for place, x, u in zip(*parts, strict=True):
-            place.copy_(x.to(torch.float64) + u.to(torch.float64) * factor)
-        return out
+
+def _slices_of(tensors: Mapping[str, Tensor], name: str) -> Iterator[Tensor]:
+    yield from torch.split(tensors[name].reshape(-1), SLICE)
+
+
+def _moved(before: Array, update: Iterable[Tensor], factor: float) -> Iterator[Tensor]:
+    """Add ``factor`` times an update to an array, slice by slice, in float64."""
+    entries, begin = reading.entries_of(before), 0
+    for part in update:
+        wide = entries[begin : begin + len(part)].astype(np.float64)
+        begin += len(part)
+        yield part.to(torch.float64).mul(factor).add_(torch.from_numpy(wide))
 
 
 def _note(ledger: Ledger, round_: int, incoming: Incoming) -> None:

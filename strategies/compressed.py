@@ -314,7 +314,7 @@ class Compressed(Strategy):
             if self.evict_after is not None and talk.book.feedback.has_share:
                 oldest = server_round - self.evict_after
                 self.evict(*talk.book.silent_since(oldest))
-            arrays = reading.record_of(reading.tensors_of(arrays), self._initial)
+            arrays = reading.conformed(arrays, self._initial)
         # After a restart a whole round may have to be sent the whole model again.
         if asked and (accepted or not talk.num_behind):
             self._patience.count(

@@ -9,12 +9,12 @@ from flwr.app import ArrayRecord
 from fl_lowrank import feedback as feedbacks
 from fl_lowrank.compressors import Identity
 from fl_lowrank.errors import SettingError
-from fl_lowrank.model import ModelCodec, layout_of
+from fl_lowrank.model import ModelCodec
 from fl_lowrank.scheduled import Scheduled, parse_scheduled
 from fl_lowrank.types import Compressor
 from fl_lowrank.updates import split_layout
 
-from .replies import tensors_of
+from .replies import layout_of
 
 
 def read(text: str | None, *, has_uplink: bool) -> Scheduled | None:
@@ -46,7 +46,7 @@ def check(codec: Scheduled, arrays: ArrayRecord, exact: Sequence[str]) -> None:
         If the distance to the reference could grow, or importance weights are asked
         for, which only clients can find.
     """
-    lossy, _ = split_layout(layout_of(tensors_of(arrays)), exact)
+    lossy, _ = split_layout(layout_of(arrays), exact)
     for text in codec.texts:
         model_codec = ModelCodec(text)
         for group in model_codec.groups(lossy):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from logging import WARNING
 
@@ -14,7 +14,7 @@ from fl_lowrank.envelope import Reply
 from fl_lowrank.errors import ProtocolError
 
 from .node_memories import NodeMemories
-from .turns import Book, Member, Staged
+from .turns import Book, Member, Staged, slices
 
 
 @dataclass
@@ -93,13 +93,15 @@ class NodeBook(Book):
         del arrived
         self._staged = staged
 
-    def estimate(self, name: str) -> Tensor:
+    def estimate(self, name: str) -> Iterator[Tensor]:
         """Give the mean update of one tensor, over those who answered."""
         if self.feedback.over_members:
-            return super().estimate(name)
+            yield from super().estimate(name)
+            return
         weight = sum(s.num_examples for s in self._staged)
         before, arrived = ({name: t[name]} for t in (self._before, self._arrived))
-        return self.feedback.estimate(before, arrived, weight, weight)[name]
+        for old, new in slices(before, arrived):
+            yield self.feedback.estimate(old, new, weight, weight)[name]
 
     def _total_of(self, name: str) -> dict[str, Tensor]:
         """Leave out what clients that lost their memory had in the sum."""

@@ -6,21 +6,28 @@ else.
 
 from __future__ import annotations
 
+import io
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from logging import WARNING
+from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
+from flwr.common.constant import SType
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_lowrank.envelope import GRADIENTS_KEY, STYPE, Reply
 from fl_lowrank.errors import WireError
 from fl_lowrank.updates import MAX_NUM_EXAMPLES
+from fl_lowrank.wire import TensorLayout
 
 OTHER_METRICS = "its metrics differ in keys from those of most replies"
 
@@ -37,7 +44,59 @@ class Incoming:
 
 def tensors_of(record: ArrayRecord) -> dict[str, Tensor]:
     """Copy the arrays of a record to tensors."""
-    return {k: torch.from_numpy(a.numpy().copy()) for k, a in record.items()}
+    return {k: torch.from_numpy(a.numpy()).contiguous() for k, a in record.items()}
+
+
+def layout_of(record: ArrayRecord) -> dict[str, TensorLayout]:
+    """Names, shapes and dtypes of a record; nothing is copied."""
+    return {
+        name: TensorLayout(
+            tuple(array.shape), torch.from_numpy(np.empty(0, array.dtype)).dtype
+        )
+        for name, array in record.items()
+    }
+
+
+def entries_of(array: Array) -> NDArray[Any]:
+    """Give the entries of an array in place: flat, in row-major order, read-only."""
+    file = io.BytesIO(array.data)  # shares the bytes
+    if array.stype == SType.NUMPY and npy.read_magic(file) == (1, 0):
+        shape, by_columns, dtype = npy.read_array_header_1_0(file)
+        size, start = math.prod(shape), file.tell()
+        if size and not (by_columns and len(shape) > 1):
+            return np.frombuffer(array.data, dtype, size, start)
+    return array.numpy().reshape(-1)
+
+
+def array_of(slices: Iterable[Tensor], like: Array) -> Array:
+    """Write slices of a flat tensor as an array with the shape and dtype of ``like``.
+
+    The bytes are those of Flower's own arrays, and the only memory it takes.
+    """
+    dtype = np.dtype(like.dtype)
+    file = io.BytesIO()
+    head = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False}
+    npy.write_array_header_1_0(file, head | {"shape": tuple(like.shape)})
+    start = file.tell()
+    size = math.prod(like.shape) * dtype.itemsize
+    if size:  # memory all at once: to grow takes several times as much
+        file.seek(start + size - 1)
+        file.write(b"\0")
+        file.seek(start)
+    with np.errstate(over="ignore"):  # infinite, as in plain strategies
+        for part in slices:
+            file.write(part.numpy().astype(dtype).data)
+    return Array(like.dtype, tuple(like.shape), SType.NUMPY, file.getvalue())
+
+
+def conformed(record: ArrayRecord, like: ArrayRecord) -> ArrayRecord:
+    """Give a record with the order and dtypes of ``like``; what fits is not copied."""
+    if all(
+        name in record and record[name].dtype == array.dtype
+        for name, array in like.items()
+    ):
+        return ArrayRecord({name: record[name] for name in like})
+    return record_of(tensors_of(record), like)
 
 
 def record_of(tensors: Mapping[str, Tensor], like: ArrayRecord) -> ArrayRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -18,6 +18,9 @@ from torch import Tensor
 from fl_lowrank.envelope import Reply, Ticket
 from fl_lowrank.errors import ProtocolError
 from fl_lowrank.feedback import Feedback
+
+#: Entries of a tensor that are handled at a time.
+SLICE = 2**16
 
 
 def new_fid() -> bytes:
@@ -168,15 +171,24 @@ class Book:
         """Turns of this round."""
         return self._staged
 
-    def estimate(self, name: str) -> Tensor:
-        """Give the mean update of one tensor, in units of ``update / scale``."""
+    def estimate(self, name: str) -> Iterator[Tensor]:
+        """Give the mean update of one tensor, in units of ``update / scale``.
+
+        Flat and in slices of `SLICE` entries, since models are large.
+        """
         changed = {s.client: s.num_examples for s in self._staged}
         weights = {c: m.num_examples for c, m in self.members.items() if m.applied}
         members = sum((weights | changed).values())
         total = self._total_of(name)
         arrived = {name: self._arrived[name]}
         weight = sum(changed.values())
-        return self.feedback.estimate(total, arrived, weight, members)[name]
+        for old, new in slices(total, arrived):
+            yield self.feedback.estimate(old, new, weight, members)[name]
+
+    def forget_arrived(self) -> None:
+        """Free what estimates were made of, unless it is to be committed."""
+        if not self.feedback.has_share:
+            self._arrived = {}
 
     def _total_of(self, name: str) -> dict[str, Tensor]:
         return {name: self.total[name]} if name in self.total else {}
@@ -230,3 +242,16 @@ class Book:
         self.total = {}
         self.num_resets += 1
         self._reset = False
+
+
+def slices(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Cut tensors of one size, of which there may be none in the first, into slices."""
+    a, b = ({k: v.reshape(-1) for k, v in t.items()} for t in (first, second))
+    for begin in range(0, max(v.numel() for v in b.values()), SLICE):
+        end = begin + SLICE
+        yield (
+            {k: v[begin:end] for k, v in a.items()},
+            {k: v[begin:end] for k, v in b.items()},
+        )

@@ -8,12 +8,12 @@ from flwr.app import ArrayRecord
 
 from fl_lowrank import feedback as feedbacks
 from fl_lowrank.feedback import Feedback
-from fl_lowrank.model import ModelCodec, layout_of
+from fl_lowrank.model import ModelCodec
 from fl_lowrank.scheduled import Scheduled
 from fl_lowrank.types import weakest
 from fl_lowrank.updates import split_layout
 
-from .replies import tensors_of
+from .replies import layout_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Uplink:
         SettingError
             If a compressor cannot be used with it.
         """
-        lossy, _ = split_layout(layout_of(tensors_of(arrays)), self.exact)
+        lossy, _ = split_layout(layout_of(arrays), self.exact)
         codecs = [ModelCodec(text) for text in self.codec.texts]
         for group in (group for codec in codecs for group in codec.groups(lossy)):
             found = group.compressor.guarantee(group.layout.shape)

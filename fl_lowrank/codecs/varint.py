@@ -38,7 +38,7 @@ def write_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def read_varint(data: bytes, pos: int) -> tuple[int, int]:
+def read_varint(data: bytes | memoryview, pos: int) -> tuple[int, int]:
     """Read an unsigned LEB128 integer, in its shortest form only.
 
     Parameters

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from simulations.decentralised.arguments import from_text
+from simulations.decentralised.driver import Training
+from simulations.runner.processes import marked_processes
 from simulations.runner.superlink import CONNECTION
 from tests.deployment.certificates import make_certificates, make_key
-from tests.deployment.federation import Federation
+from tests.deployment.federation import Federation, make_app
 from tests.deployment.scenario import NUM_NODES, check_what_is_left, two_nodes_die
 
 pytestmark = pytest.mark.timeout(1800)
@@ -54,3 +57,30 @@ def test_with_tls_and_known_nodes(tmp_path: Path) -> None:
     assert len(set(returning.ids())) == 1
     # Until the silence of the dead one was noticed, the new one was refused.
     assert "Failed to activate SuperNode" in returning.log_path.read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_agents_without_a_centre(tmp_path: Path) -> None:
+    text = (
+        "--train-samples 240 --batch-size 8 --device cpu --model logistic "
+        "--gamma 0.3 --compressor 'topk(fraction=0.2) >> natural()' --max-steps 6"
+    )
+    federation = Federation(tmp_path, 4)
+    app = make_app(tmp_path / "app")
+    with federation:
+        federation.start_nodes()
+        federation.start_run(app, {"decentralised": text})
+        status = federation.wait_for_end()
+    assert not marked_processes(federation.link.mark)
+    assert status == "finished:completed", federation.said()
+    training = Training(from_text(text, ""))
+    for _ in range(training.total_steps):
+        training.step()
+    alone = training.measure()
+    (found,) = federation.results.read_rounds()
+    same = alone.keys() - {"consensus_distance"}
+    assert {k: found[k] for k in same} == {k: alone[k] for k in same}
+    assert found["consensus_distance"] == pytest.approx(
+        alone["consensus_distance"], rel=1e-4
+    )
+    print(found)

@@ -217,6 +217,44 @@ def unpack_uints(data: bytes, widths: NDArray[Any]) -> NDArray[np.uint64]:
     return values
 
 
+def unpack_equal_uints(data: bytes, width: int, count: int) -> NDArray[np.uint64]:
+    """Do as :func:`unpack_uints` where all widths are the same, in less time.
+
+    Parameters
+    ----------
+    data : bytes
+        Exactly what :func:`pack_uints` returned.
+    width : int
+        Of every value, in ``[0, 64]``.
+    count : int
+        How many values there are.
+
+    Returns
+    -------
+    ndarray of uint64
+        One-dimensional.
+
+    Raises
+    ------
+    WireError
+        If the length is wrong or the padding is not zero.
+    """
+    planes, rest = divmod(width, 8)
+    if planes * count > len(data):
+        raise WireError(
+            f"unpack_uints: expected at least {planes * count} bytes for {count} "
+            f"integers, found {len(data)}; the data are cut"
+        )
+    stream = unpack_mask(data[planes * count :], rest * count)
+    values = np.zeros(count, dtype=np.uint64)
+    for bit, column in enumerate(stream.reshape(count, rest).T):
+        values |= column.astype(np.uint64) << np.uint64(8 * planes + bit)
+    for plane in range(planes if count else 0):
+        column = np.frombuffer(data, np.uint8, count, plane * count)
+        values |= column.astype(np.uint64) << np.uint64(8 * plane)
+    return values
+
+
 def _joined_bits(
     stream: NDArray[np.bool_], widths: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:

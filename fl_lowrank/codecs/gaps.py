@@ -9,6 +9,7 @@ share one symbol, and how far beyond is coded as a stream of its own.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import WireError
 from .ans import ans_decode, ans_encode
-from .bits import pack_uints, unpack_uints
+from .bits import pack_uints, unpack_equal_uints
 from .symbols import decode_symbols, plan_stream
 from .varint import read_varint, write_varint
 
@@ -81,7 +82,7 @@ def read_random_gaps(data: bytes, count: int, universe: int) -> NDArray[np.int64
     last = len(weights) - 1
     pos = -(-shift * count // 8)
     # Slicing never fails: too few bytes are noticed by the strict readers.
-    places = unpack_uints(data[:pos], np.full(count, shift, dtype=np.uint8))
+    places = unpack_equal_uints(data[:pos], shift, count)
     size, pos = read_varint(data, pos)
     if size > len(data) - pos:
         raise WireError(
@@ -106,11 +107,13 @@ def read_random_gaps(data: bytes, count: int, universe: int) -> NDArray[np.int64
     return (cells << shift) | places.view(np.int64)
 
 
+@lru_cache(maxsize=64)
 def _cells(count: int, universe: int) -> _Cells:
     """Cut the geometric distribution into cells; both ends call this.
 
     Only basic operations in float64, in a fixed order, and integer weights: every
-    machine finds the same numbers.
+    machine finds the same numbers. Remembered, since the replies of a round have
+    tensors of the same few sizes.
     """
     mean = universe // count
     shift = max(0, mean.bit_length() - _CELLS_A_MEAN_BITS)
@@ -123,4 +126,6 @@ def _cells(count: int, universe: int) -> _Cells:
     factors[0] = 1.0
     masses = np.multiply.accumulate(factors)
     masses[-1] /= chosen
-    return _Cells(shift, np.floor(masses * 2.0**32) + 1.0)
+    weights = np.floor(masses * 2.0**32) + 1.0
+    weights.flags.writeable = False
+    return _Cells(shift, weights)

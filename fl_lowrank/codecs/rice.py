@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, WireError
-from .bits import pack_mask, pack_uints, unpack_mask, unpack_uints
+from .bits import pack_mask, pack_uints, unpack_equal_uints, unpack_mask
 
 #: Numbers are below ``2**MAX_BITS``.
 MAX_BITS = 40
@@ -97,7 +97,7 @@ def decode_rice(data: bytes, count: int) -> Tensor:
             f"decode_rice: expected {count} numbers with {width} low bits, found "
             f"{len(data)} bytes; the data are cut or damaged"
         )
-    low = unpack_uints(data[1:begin], np.full(count, width, dtype=np.uint8))
+    low = unpack_equal_uints(data[1:begin], width, count)
     unary = unpack_mask(data[begin:], 8 * (len(data) - begin))
     if np.count_nonzero(unary) != count or not data[-1]:
         raise WireError(

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import InputError, WireError
 from .alphabet import INT64_MAX
 from .ans import ans_decode, ans_encode
-from .bits import pack_uints, unpack_uints
+from .bits import pack_uints, unpack_equal_uints, unpack_uints
 from .frequencies import Frequencies
 from .lookup import look_up
 from .planning import Histogram, Plan, histogram, plan
@@ -154,7 +154,7 @@ def _write_fixed(
 def _read_fixed(data: bytes, count: int, width: int) -> NDArray[np.int64]:
     image, pos = read_varint(data, 1)
     low = unzigzag(image)
-    offsets = unpack_uints(data[pos:], np.full(count, width, dtype=np.uint8))
+    offsets = unpack_equal_uints(data[pos:], width, count)
     highest = low + int(offsets.max())
     if highest > INT64_MAX:
         raise WireError(

@@ -80,11 +80,15 @@ def test_requests_come_back(request_: Request) -> None:
     ],
 )
 def test_replies_come_back(reply: Reply) -> None:
-    read = Reply.unpack(reply.pack())
+    data = reply.pack()
+    read = Reply.unpack(data)
     assert read == reply
-    assert [type(getattr(read, f.name)) for f in fields(read)] == [
-        type(getattr(reply, f.name)) for f in fields(reply)
-    ]
+    assert isinstance(read.lossy, memoryview)
+    assert read.lossy.obj is data  # not a copy
+    in_place = {"lossy": memoryview, "exact": memoryview}
+    assert {f.name: type(getattr(read, f.name)) for f in fields(read)} == {
+        f.name: type(getattr(reply, f.name)) for f in fields(reply)
+    } | in_place
 
 
 def test_the_heads_cost_few_bytes() -> None:

@@ -13,6 +13,7 @@ from fl_lowrank.codecs.bits import (
     decode_bits,
     encode_bits,
     pack_uints,
+    unpack_equal_uints,
     unpack_uints,
 )
 from fl_lowrank.errors import InputError, WireError
@@ -83,6 +84,18 @@ def test_uints_round_trip_in_their_own_widths(
     whole = sum(width // 8 for width in widths)
     assert len(packed) == whole + -(-sum(width % 8 for width in widths) // 8)
     assert unpack_uints(packed, np.array(widths, dtype="u1")).tolist() == values
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=30), st.integers(0, 64))
+def test_equal_widths_are_read_the_same(values: list[int], width: int) -> None:
+    fitting = np.array([v & (1 << width) - 1 for v in values], dtype=np.uint64)
+    packed = pack_uints(fitting, np.full(len(values), width, dtype=np.uint8))
+    assert unpack_equal_uints(packed, width, len(values)).tolist() == fitting.tolist()
+    for damaged in (packed + b"\0", packed[:-1]):
+        if damaged != packed:
+            with pytest.raises(WireError):
+                unpack_equal_uints(damaged, width, len(values))
 
 
 def test_uints_of_too_few_bytes_are_refused() -> None:

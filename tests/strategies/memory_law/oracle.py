@@ -302,7 +302,8 @@ class Oracle:
         tables = (dict(table) for table in snapshot.tables)
         self.shares, self.last_applied, self.num_examples, self.newest = tables
         self.cause_of_reset = True
-        self.claimed = []
+        # It may have died in the middle of a round.
+        self.claimed, self.step = [], self.zero
 
     def roll_back(self) -> None:
         """Forget what was claimed."""

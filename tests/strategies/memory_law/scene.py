@@ -30,6 +30,7 @@ from fl_lowrank.envelope import (
     Reply,
     Ticket,
 )
+from fl_lowrank.errors import ProtocolError
 from simulations.loopback import Faults, LoopbackGrid, RandomFaults
 from strategies import Compressed
 from strategies.books import MemoryMode
@@ -82,11 +83,23 @@ class Scene:
     #: The server is killed at the end of these rounds and restarted from a checkpoint
     #: that is so many rounds older.
     restarts: Mapping[int, int] = field(default_factory=dict)
+    #: A checkpoint of each round is kept, so that the server may be killed at any time.
+    checkpoints: bool = False
     seed: int = 0
 
 
 class ServerKilled(Exception):
-    """Ends a training from within."""
+    """Ends a training from within; it goes on from an older checkpoint.
+
+    Parameters
+    ----------
+    older : int
+        By so many rounds older than that of the last round that has ended.
+    """
+
+    def __init__(self, older: int = 0) -> None:
+        super().__init__(older)
+        self.older = older
 
 
 class Watched(Book):
@@ -127,6 +140,9 @@ class Stage:
     books: list[Book] = field(default_factory=list)
     #: Compressed arrays after each round; index 0 is before all.
     models: list[Vector] = field(default_factory=list)
+    #: Why the server has ended by itself, where checkpoints are kept.
+    despairs: list[str] = field(default_factory=list)
+    inner: FedAvg | None = None
 
     @property
     def book(self) -> Book:
@@ -184,9 +200,10 @@ def play(
     else:
         stage.oracle = make_oracle(scene, stage.grid)
     stage.clients.oracle = stage.oracle
-    inner = make_inner(scene)
+    stage.inner = make_inner(scene)
     config = ConfigRecord({"lr": 0.5})
     restarts = dict(scene.restarts)
+    keeps = scene.checkpoints or bool(restarts)
     kept: dict[int, tuple[bytes, Snapshot, Vector]] = {}
 
     def at_round_end(round_: int, arrays: ArrayRecord) -> None:
@@ -197,19 +214,17 @@ def play(
             if scene.inner == "fedavg":
                 before, after = stage.models[-2:]
                 check_step(stage.oracle, before, after, float(config["lr"]))
-        if after_round is not None:
-            after_round(stage, round_)
         if scene.vary:
             config["lr"] = RATES[round_ % len(RATES)]
-        if scene.restarts:
+        if keeps:
             snapshot = stage.oracle.checkpoint()
             kept[round_] = (path.read_bytes(), snapshot, stage.models[-1])
+        if after_round is not None:
+            after_round(stage, round_)
         if round_ in restarts:
-            raise ServerKilled
+            raise ServerKilled(restarts.pop(round_))
         if round_ >= scene.num_rounds - scene.num_quiet:
-            stage.grid.faults, stage.clients.damage = Faults(), 0.0
-            inner.refuse_every = 0
-            inner.fraction_train = inner.fraction_evaluate = 1.0
+            calm(stage)
         if stage.oracle.verdict.violations and not to_the_end:
             raise LawBrokenError(stage.oracle.verdict.violations)
 
@@ -218,12 +233,12 @@ def play(
         path = Path(folder) / "checkpoint"
         while True:
             strategy = Compressed(
-                inner,
+                stage.inner,
                 scene.uplink,
                 scene.feedback,
                 linear=True,
                 seed=scene.seed,
-                checkpoint=path if scene.restarts else None,
+                checkpoint=path if keeps else None,
                 memory=scene.memory,
                 downlink=scene.downlink,
             )
@@ -237,22 +252,35 @@ def play(
                     resume=resume,
                 )
                 break
-            except ServerKilled:
-                at = max(kept)
-                older = at - restarts.pop(at)
-                data, snapshot, model = kept[older]
-                kept = {r: found for r, found in kept.items() if r <= older}
-                path.write_bytes(data)
-                stage.oracle.restart(snapshot)
-                stage.models.append(model)
-                inner, resume = make_inner(scene), path
-                if scene.vary:
-                    config["lr"] = RATES[older % len(RATES)]
+            except ServerKilled as killed:
+                older = max(max(kept) - killed.older, 0)
+            except ProtocolError as error:
+                if not scene.checkpoints:
+                    raise
+                # Nobody has answered for too long: somebody starts it again.
+                stage.despairs.append(str(error))
+                older = max(kept)
+            data, snapshot, model = kept[older]
+            kept = {r: found for r, found in kept.items() if r <= older}
+            path.write_bytes(data)
+            stage.oracle.restart(snapshot)
+            stage.models.append(model)
+            stage.inner, resume = make_inner(scene), path
+            if scene.vary:
+                config["lr"] = RATES[older % len(RATES)]
     if scene.num_quiet:
         check_agreement(stage.oracle, stage.book)
     if stage.oracle.verdict.violations:
         raise LawBrokenError(stage.oracle.verdict.violations)
     return stage
+
+
+def calm(stage: Stage) -> None:
+    """From now on nothing goes wrong, and every node takes part."""
+    assert stage.inner is not None
+    stage.grid.faults, stage.clients.damage = Faults(), 0.0
+    stage.inner.refuse_every = 0
+    stage.inner.fraction_train = stage.inner.fraction_evaluate = 1.0
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from clients.turns import Memory
 from fl_lowrank.envelope import Reply, Request
 from fl_lowrank.errors import ProtocolError
 from strategies.conversation import Conversation
+from strategies.node_book import NodeBook
 from strategies.turns import Book
 
 from .actors import Clients
@@ -50,7 +51,8 @@ def attribution(patch: pytest.MonkeyPatch, around: Clients) -> None:
 
 def base_check(patch: pytest.MonkeyPatch, around: Clients) -> None:
     """Take turns that were made with any memory."""
-    patch.setattr(Book, "_check_base", lambda self, client, reply: None)
+    for book in (Book, NodeBook):
+        patch.setattr(book, "_check_base", lambda self, client, reply: None)
 
 
 def servers_tickets(patch: pytest.MonkeyPatch, around: Clients) -> None:

@@ -54,7 +54,8 @@ class Settling(Ends):
             before = self.settled(self.saved[i], applied)
             after, sent = self._take_turn(number, i, before, gradients[i])
             turn = new_turn()
-            if self.save_first or faults[i].crash is None:
+            crash = faults[i].crash
+            if crash is None or (crash == "after_reply" and self.save_first):
                 self.saved[i] = replace(after, pending=(turn, sent))
             if not replies(faults[i]):
                 continue

@@ -229,7 +229,7 @@ def test_damaged_replies() -> None:
         accepted += 1
         assert found.turn != 0
         assert 0.0 <= found.encode_seconds < float("inf")
-        assert found.lossy + found.exact == rest
+        assert b"".join((found.lossy, found.exact)) == rest
         assert Reply.unpack(found.pack()) == found
     assert NUM_ENVELOPES // 10 < accepted < NUM_ENVELOPES * 9 // 10
 

@@ -75,8 +75,16 @@ def test_a_client_that_saves_after_its_reply_makes_all_start_anew() -> None:
     assert found.floor > 100 * FAR
 
 
-@pytest.mark.parametrize("fate", FATES)
-@pytest.mark.parametrize("way", WAYS)
+#: Who saves late and is killed in between is out of step until the server hears of it.
+IN_STEP = [
+    (fate, way)
+    for fate in FATES
+    for way in WAYS
+    if way != "protocol, saved late" or "killed" not in fate
+]
+
+
+@pytest.mark.parametrize(("fate", "way"), IN_STEP)
 def test_the_sum_is_that_of_the_memories(fate: str, way: str) -> None:
     """But for memories that were parted, which are off by far."""
     this = Setting(setting("quadratics").problem, setting("quadratics").step, 50, 25)

@@ -101,6 +101,10 @@ class Reader:
         """How many bytes there are still."""
         return self._end - self._pos
 
+    def byte(self) -> int:
+        """Take one byte."""
+        return self._data[self._skip(1)]
+
     def take(self, count: int) -> bytes:
         """Take exactly ``count`` bytes."""
         start = self._skip(count)
@@ -113,8 +117,11 @@ class Reader:
 
     def varint(self, at_most: int, what: str) -> int:
         """Read a number that may not exceed ``at_most``."""
-        value, pos = read_varint(self._data, self._pos)
-        self._skip(pos - self._pos)
+        start = self._pos
+        value, self._pos = read_varint(self._data, start)
+        if self._pos > self._end:
+            self._pos = start
+            self._skip(self.left + 1)
         if value > at_most:
             msg = f"wire: {what} is {value}, at most {at_most} is possible here"
             raise WireError(msg)
@@ -126,16 +133,17 @@ class Reader:
 
     def finish(self) -> None:
         """Refuse bytes that nobody announced."""
-        if self.left:
+        if self._pos != self._end:
             msg = f"wire: {self.left} bytes left over at the end"
             raise WireError(msg)
 
     def _skip(self, count: int) -> int:
-        if count > self.left:
+        start = self._pos
+        if count > self._end - start:
             msg = (
                 f"wire: expected {count} more bytes, found {self.left}; the message "
                 "is truncated"
             )
             raise WireError(msg)
-        self._pos += count
-        return self._pos - count
+        self._pos = start + count
+        return start

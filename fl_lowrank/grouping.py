@@ -89,14 +89,13 @@ def read_table(reader: Reader, names: Sequence[str]) -> list[list[str]]:
         raise WireError(msg)
     total = reader.varint(len(names), "the number of merged vectors")
     width = total.bit_length()
-    flags = bits.decode_bits(
-        reader.take((len(names) * width + 7) // 8), len(names) * width
-    ).tolist()
+    packed = reader.take((len(names) * width + 7) // 8)
+    flags = bits.unpack_mask(packed, len(names) * width).tolist()
     merged: dict[int, list[str]] = {}
     order: list[list[str]] = []
     for i, name in enumerate(names):
         own = flags[i * width : (i + 1) * width]
-        number = sum(int(flag) << bit for bit, flag in enumerate(own))
+        number = sum(flag << bit for bit, flag in enumerate(own))
         if number in merged:
             merged[number].append(name)
             continue

@@ -7,7 +7,7 @@ vectors, each where its first tensor stands.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -101,12 +101,21 @@ def read_update(data: Buffer, layout: Layout) -> dict[str, Tensor]:
     return out
 
 
-@contextmanager
-def naming(name: str) -> Iterator[None]:
+class naming:
     """Let errors say at which tensor they happened."""
-    try:
-        yield
-    except CompressionError as error:
-        # In place: some of these errors hold more than their text.
-        error.args = (f"tensor {name!r}: {error}",)
-        raise
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, CompressionError):
+            # In place: some of these errors hold more than their text.
+            error.args = (f"tensor {self._name!r}: {error}",)

@@ -21,6 +21,7 @@ from .errors import WireError
 from .framing import Buffer
 from .grouping import Layout
 from .messages import naming, read_payloads
+from .pages import Pages
 from .types import Payload
 
 #: What waits to be added may take this share of the model's float32 bytes, or so many.
@@ -75,7 +76,8 @@ class UpdateSum:
             name: slice(start, end)
             for name, (start, end) in zip(layout, pairwise(ends), strict=True)
         }
-        self._flat = torch.zeros(ends[-1], dtype=torch.float64)
+        self._pages = Pages(ends[-1])
+        self._flat = self._pages.vector
         self._most_waiting = max(_WAITING_BYTES, int(_WAITING_SHARE * 4 * ends[-1]))
         self._waiting: list[tuple[str, ReadUpdate]] = []
         self._waiting_bytes = 0
@@ -114,6 +116,10 @@ class UpdateSum:
             for name, span in self._spans.items()
         }
         return total, self._failed
+
+    def give_back(self, part: Tensor) -> None:
+        """Free a piece of the sum, flat and contiguous, that is not needed any more."""
+        self._pages.give_back(part)
 
     def _addend(self, payload: Payload, first: str) -> Addend:
         with naming(first):

@@ -124,7 +124,7 @@ class Round:
             Staged(client, a.incoming.reply.turn, a.incoming.num_examples)
             for client, a in accepted.items()
         ]
-        book.stage(turns, arrived)
+        book.stage(turns, arrived, sink.give_back)
         return list(accepted.values())
 
     def _learn_norms(self, sink: Sink, read: Sequence[Incoming]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from logging import WARNING
 
@@ -14,7 +14,7 @@ from fl_lowrank.envelope import Reply
 from fl_lowrank.errors import ProtocolError
 
 from .node_memories import NodeMemories
-from .turns import Book, Member, Staged, slices
+from .turns import Book, Member, Staged, keep, slices
 
 
 @dataclass
@@ -88,9 +88,14 @@ class NodeBook(Book):
             _add(self._gone, old)
         return {k: before[k].to(torch.float64) + v for k, v in sent.items()}
 
-    def stage(self, staged: list[Staged], arrived: dict[str, Tensor]) -> None:
+    def stage(
+        self,
+        staged: list[Staged],
+        arrived: dict[str, Tensor],
+        give_back: Callable[[Tensor], None] = keep,
+    ) -> None:
         """Note the turns of this round; `track` has summed what they sent."""
-        del arrived
+        del arrived, give_back
         self._staged = staged
 
     def estimate(self, name: str) -> Iterator[Tensor]:

@@ -74,15 +74,14 @@ def array_of(slices: Iterable[Tensor], like: Array) -> Array:
     The bytes are those of Flower's own arrays, and the only memory it takes.
     """
     dtype = np.dtype(like.dtype)
-    file = io.BytesIO()
-    head = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False}
-    npy.write_array_header_1_0(file, head | {"shape": tuple(like.shape)})
-    start = file.tell()
+    head = io.BytesIO()
+    fields = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False}
+    npy.write_array_header_1_0(head, fields | {"shape": tuple(like.shape)})
     size = math.prod(like.shape) * dtype.itemsize
-    if size:  # memory all at once: to grow takes several times as much
-        file.seek(start + size - 1)
-        file.write(b"\0")
-        file.seek(start)
+    # All at once, since to grow takes several times as much; zeros take none until
+    # something is written.
+    file = io.BytesIO(bytes(head.tell() + size))
+    file.write(head.getvalue())
     with np.errstate(over="ignore"):  # infinite, as in plain strategies
         for part in slices:
             file.write(part.numpy().astype(dtype).data)

@@ -44,6 +44,10 @@ class Sink(ABC):
         """Give the sum, if there is one, and who could not be added after all."""
         return {}, {}
 
+    def give_back(self, part: Tensor) -> None:
+        """Free a piece of the sum that is not needed any more; here all is kept."""
+        del part
+
 
 @dataclass
 class Summing(Sink):
@@ -68,6 +72,10 @@ class Summing(Sink):
     def close(self) -> tuple[dict[str, Tensor], Mapping[str, WireError]]:
         """See `Sink`."""
         return self.sums.close()
+
+    def give_back(self, part: Tensor) -> None:
+        """See `Sink`."""
+        self.sums.give_back(part)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -21,6 +21,11 @@ from fl_lowrank.feedback import Feedback
 
 #: Entries of a tensor that are handled at a time.
 SLICE = 2**16
+
+
+def keep(part: Tensor) -> None:
+    """Give back nothing."""
+    del part
 
 
 def new_fid() -> bytes:
@@ -89,6 +94,7 @@ class Book:
     _open: dict[str, Ticket] = field(default_factory=dict)
     _staged: list[Staged] = field(default_factory=list)
     _arrived: dict[str, Tensor] = field(default_factory=dict)
+    _give_back: Callable[[Tensor], None] = keep
     _reset: bool = False
 
     def plain(self) -> dict[str, Any]:
@@ -161,10 +167,19 @@ class Book:
         msg = f"its memory holds turn {reply.base:x}, the server applied {applied:x}"
         raise ProtocolError(msg)
 
-    def stage(self, staged: list[Staged], arrived: dict[str, Tensor]) -> None:
-        """Note the turns of this round, and the float64 sum of what they sent."""
+    def stage(
+        self,
+        staged: list[Staged],
+        arrived: dict[str, Tensor],
+        give_back: Callable[[Tensor], None] = keep,
+    ) -> None:
+        """Note the turns of this round, and the float64 sum of what they sent.
+
+        Where that is not to be committed, it is given back while estimates are made.
+        """
         self._staged = staged
         self._arrived = arrived
+        self._give_back = keep if self.feedback.has_share else give_back
 
     @property
     def staged(self) -> list[Staged]:
@@ -172,7 +187,7 @@ class Book:
         return self._staged
 
     def estimate(self, name: str) -> Iterator[Tensor]:
-        """Give the mean update of one tensor, in units of ``update / scale``.
+        """Give the mean update of one tensor, in units of ``update / scale``, once.
 
         Flat and in slices of `SLICE` entries, since models are large.
         """
@@ -184,6 +199,7 @@ class Book:
         weight = sum(changed.values())
         for old, new in slices(total, arrived):
             yield self.feedback.estimate(old, new, weight, members)[name]
+            self._give_back(new[name])
 
     def forget_arrived(self) -> None:
         """Free what estimates were made of, unless it is to be committed."""

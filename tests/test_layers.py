@@ -29,7 +29,7 @@ PACKAGES: dict[str, set[str]] = {
 
 #: From below to above: a module imports from lower tiers, and packages from within.
 TIERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files"),
+    ("errors", "files", "pages"),
     ("rng", "addends", "codecs"),
     ("types",),
     ("registry",),

@@ -245,14 +245,53 @@ def unpack_equal_uints(data: bytes, width: int, count: int) -> NDArray[np.uint64
             f"unpack_uints: expected at least {planes * count} bytes for {count} "
             f"integers, found {len(data)}; the data are cut"
         )
-    stream = unpack_mask(data[planes * count :], rest * count)
-    values = np.zeros(count, dtype=np.uint64)
-    for bit, column in enumerate(stream.reshape(count, rest).T):
-        values |= column.astype(np.uint64) << np.uint64(8 * planes + bit)
+    tops = unpack_narrow_uints(data[planes * count :], rest, count)
+    values = tops.astype(np.uint64)
+    if planes:
+        values <<= np.uint64(8 * planes % 64)
     for plane in range(planes if count else 0):
         column = np.frombuffer(data, np.uint8, count, plane * count)
         values |= column.astype(np.uint64) << np.uint64(8 * plane)
     return values
+
+
+def unpack_narrow_uints(data: bytes, width: int, count: int) -> NDArray[np.uint8]:
+    """Do as :func:`unpack_equal_uints` for fewer than eight bits, in little memory.
+
+    Parameters
+    ----------
+    data : bytes
+        Exactly what :func:`pack_uints` returned.
+    width : int
+        Of every value, in ``[0, 7]``.
+    count : int
+        How many values there are.
+
+    Returns
+    -------
+    ndarray of uint8
+        One-dimensional.
+
+    Raises
+    ------
+    WireError
+        If the length is wrong or the padding is not zero.
+    """
+    stream = np.frombuffer(data, np.uint8)
+    check_mask(stream, width * count)
+    if width == 0:
+        return np.zeros(count, dtype=np.uint8)
+    # Eight values fill `width` bytes, and are cut out of one word of eight.
+    words = np.zeros((-(-count // 8), 8), dtype=np.uint8)
+    full, left = divmod(len(stream), width)
+    words[:full, :width] = stream[: full * width].reshape(full, width)
+    if left:
+        words[full, :left] = stream[full * width :]
+    shifts = np.arange(0, 8 * width, width, dtype=np.uint64)
+    values = np.empty_like(words)
+    np.right_shift(words.view("<u8"), shifts, out=values, casting="unsafe")
+    values &= np.uint8((1 << width) - 1)
+    return values.reshape(-1)[:count]
 
 
 def _joined_bits(

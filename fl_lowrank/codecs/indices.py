@@ -3,7 +3,10 @@
 The first byte tells the form: 0 nothing, 1 everything, 2 one bit for every index,
 3 gaps under the model of a uniformly random set (`gaps`), 4 gaps as a stream of
 symbols with a table of its own (`symbols`), which finds runs, rows and columns,
-5 the complement in one of these forms.
+5 the complement in one of these forms, 6 gaps in Golomb-Rice codes (`rice`), which are
+read in a fifth of the time of 3, and used where they take at most half a percent more:
+for few indices, and for many if so many are in use as suit codes of whole bits, such as
+0.5%, 1% or 2% of all.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from torch import Tensor
 from ..errors import InputError, WireError
 from .bits import pack_mask, unpack_mask
 from .gaps import read_random_gaps, write_random_gaps
+from .rice import MAX_BITS, decode_rice_places, plan_rice
 from .symbols import decode_symbols, plan_stream
 from .varint import read_varint, write_varint
 
 _MANY_GAPS = 4096  # different ones, of which a table would not hold all
-_NOTHING, _EVERYTHING, _BITMAP, _RANDOM, _STREAM, _COMPLEMENT = range(6)
+_FAST_COST = 1.005  # sizes that a fast form may have, to that of the shortest
+_NOTHING, _EVERYTHING, _BITMAP, _RANDOM, _STREAM, _COMPLEMENT, _RICE = range(7)
 
 
 def encode_indices(indices: Tensor, universe: int) -> bytes:
@@ -106,20 +111,24 @@ def _encode(places: NDArray[np.int64], universe: int) -> bytes:
             return bytes([_STREAM]) + write_varint(count) + stream.write()
     if bitmap_size <= random_size:
         return bytes([_BITMAP]) + pack_mask(_mask(places, universe))
-    head = bytes([_RANDOM]) + write_varint(count)
-    return head + write_random_gaps(gaps, universe)
+    announced = write_varint(count)
+    if not int(gaps.max()) >> MAX_BITS:
+        fast = plan_rice(gaps)
+        if fast.size_bytes <= _FAST_COST * random_size:
+            return bytes([_RICE]) + announced + fast.write()
+    return bytes([_RANDOM]) + announced + write_random_gaps(gaps, universe)
 
 
 def _decode(data: bytes, universe: int) -> NDArray[np.int64]:
     form = data[0] if data else -1
     if form == _BITMAP:
         return np.flatnonzero(unpack_mask(data[1:], universe))
-    if form in (_RANDOM, _STREAM):
+    if form in (_RANDOM, _STREAM, _RICE):
         return _read_gaps(data, universe, form)
     if form in (_NOTHING, _EVERYTHING) and len(data) == 1:
         return np.arange(universe if form == _EVERYTHING else 0)
     raise WireError(
-        f"decode_indices: expected a form from 0 to {_COMPLEMENT} (not nested) and its "
+        f"decode_indices: expected a form from 0 to {_RICE} (not nested) and its "
         f"bytes, found {len(data)} bytes that begin with '{data[:1].hex()}'; the data "
         "are damaged or of a later release"
     )
@@ -142,6 +151,8 @@ def _read_gaps(data: bytes, universe: int, form: int) -> NDArray[np.int64]:
             f"decode_indices: expected 1 to {universe - 1} indices, found {count} "
             "announced; the data are damaged"
         )
+    if form == _RICE:
+        return decode_rice_places(data[pos:], count, universe)
     if form == _RANDOM:
         gaps = read_random_gaps(data[pos:], count, universe)
     else:

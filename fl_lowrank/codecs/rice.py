@@ -15,12 +15,23 @@ noiseless coding techniques", JPL 79-22, 1979.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, WireError
-from .bits import pack_mask, pack_uints, unpack_equal_uints, unpack_mask
+from .bits import (
+    pack_mask,
+    pack_uints,
+    unpack_equal_uints,
+    unpack_mask,
+    unpack_narrow_uints,
+)
+from .symbols import StreamPlan
 
 #: Numbers are below ``2**MAX_BITS``.
 MAX_BITS = 40
@@ -44,9 +55,19 @@ def encode_rice(numbers: Tensor) -> bytes:
     InputError
         If a number is out of range.
     """
-    values = numbers.detach().to("cpu", torch.int64).numpy()
+    return plan_rice(numbers.detach().to("cpu", torch.int64).numpy()).write()
+
+
+def plan_rice(values: NDArray[np.int64]) -> StreamPlan:
+    """Find the width for numbers and the size, without coding them yet.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range.
+    """
     if not len(values):
-        return b""
+        return StreamPlan(0, bytes)
     if int(values.min()) < 0 or int(values.max()) >> MAX_BITS:
         raise InputError(
             f"encode_rice: expected numbers in [0, 2^{MAX_BITS}), found "
@@ -54,8 +75,15 @@ def encode_rice(numbers: Tensor) -> bytes:
         )
     # The best width is next to the logarithm of the mean.
     guess = int(values.sum() // len(values)).bit_length()
-    widths = range(max(guess - 3, 0), guess + 1)
-    width = min(widths, key=lambda w: w * len(values) + int((values >> w).sum()))
+    bits, width = min(
+        (w * len(values) + int((values >> w).sum()), w)
+        for w in range(max(guess - 3, 0), guess + 1)
+    )
+    size_bytes = 1 + -(-(bits + len(values)) // 8)
+    return StreamPlan(size_bytes, partial(_write, values, width))
+
+
+def _write(values: NDArray[np.int64], width: int) -> bytes:
     low = (values & ((1 << width) - 1)).view(np.uint64)
     ends = np.cumsum((values >> width) + 1)
     unary = np.zeros(int(ends[-1]), dtype=np.bool_)
@@ -84,30 +112,82 @@ def decode_rice(data: bytes, count: int) -> Tensor:
     WireError
         If the bytes do not hold exactly `count` such numbers.
     """
-    if count < 0 or (count == 0) != (len(data) == 0):
-        raise WireError(
-            f"decode_rice: expected bytes for {count} numbers, found {len(data)} bytes"
-        )
-    if count == 0:
+    if count == 0 and not data:
         return torch.empty(0, dtype=torch.int64)
-    width = data[0]
-    begin = 1 + width // 8 * count + (width % 8 * count + 7) // 8
-    if width >= MAX_BITS or begin >= len(data):
-        raise WireError(
-            f"decode_rice: expected {count} numbers with {width} low bits, found "
-            f"{len(data)} bytes; the data are cut or damaged"
-        )
-    low = unpack_equal_uints(data[1:begin], width, count)
-    unary = unpack_mask(data[begin:], 8 * (len(data) - begin))
-    if np.count_nonzero(unary) != count or not data[-1]:
-        raise WireError(
-            f"decode_rice: expected {count} unary numbers to the last byte, found "
-            f"{np.count_nonzero(unary)}; the data are damaged"
-        )
-    high = np.diff(np.flatnonzero(unary), prepend=-1) - 1
+    ends, low, width = _parts(data, count)
+    high = np.diff(ends, prepend=-1) - 1
     if int(high.max()) >> (MAX_BITS - width):
         raise WireError(
             f"decode_rice: expected numbers below 2^{MAX_BITS}, found a larger one; "
             "the data are damaged"
         )
-    return torch.from_numpy((high << width) | low.view(np.int64))
+    high <<= width
+    high += low
+    return torch.from_numpy(high)
+
+
+def decode_rice_places(data: bytes, count: int, universe: int) -> NDArray[np.int64]:
+    """Give the increasing places whose gaps the numbers are, without the numbers.
+
+    Parameters
+    ----------
+    data : bytes
+        What :func:`encode_rice` returned, all of it.
+    count : int
+        How many numbers it holds, at least one.
+    universe : int
+        Places are below it.
+
+    Returns
+    -------
+    ndarray of int64
+        Strictly increasing.
+
+    Raises
+    ------
+    WireError
+        If the bytes do not hold exactly `count` numbers, or a place is not below.
+    """
+    ends, low, width = _parts(data, count)
+    step = 1 << width
+    # Where bit e ends number i, the numbers up to it hold e - i steps of 2^width.
+    if (int(ends[-1]) + 1 - count) << width >= universe or count << width > 1 << 62:
+        raise WireError(
+            f"decode_rice: expected places below {universe}, found one beyond; the "
+            "data are damaged"
+        )
+    rest = low - (np.int16(step - 1) if width < 8 else step - 1)
+    rest[0] += step - 1
+    ends <<= width
+    ends += np.add.accumulate(rest, dtype=np.int64)
+    if int(ends[-1]) >= universe:
+        raise WireError(
+            f"decode_rice: expected places below {universe}, found {int(ends[-1])}; "
+            "the data are damaged"
+        )
+    return ends
+
+
+def _parts(
+    data: bytes, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.integer[Any]], int]:
+    """Give where the unary parts end, the low bits, and how many these are."""
+    width = data[0] if data else MAX_BITS
+    begin = 1 + width // 8 * count + (width % 8 * count + 7) // 8
+    if count < 1 or width >= MAX_BITS or begin >= len(data):
+        raise WireError(
+            f"decode_rice: expected {count} numbers with {width} low bits, found "
+            f"{len(data)} bytes; the data are cut or damaged"
+        )
+    low: NDArray[np.integer[Any]]
+    if width < 8:
+        low = unpack_narrow_uints(data[1:begin], width, count)
+    else:
+        low = unpack_equal_uints(data[1:begin], width, count).view(np.int64)
+    (ends,) = unpack_mask(data[begin:], 8 * (len(data) - begin)).nonzero()
+    if len(ends) != count or not data[-1]:
+        raise WireError(
+            f"decode_rice: expected {count} unary numbers to the last byte, found "
+            f"{len(ends)}; the data are damaged"
+        )
+    return ends, low, width

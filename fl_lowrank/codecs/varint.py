@@ -59,6 +59,8 @@ def read_varint(data: bytes | memoryview, pos: int) -> tuple[int, int]:
         If the bytes end early, the form is not the shortest, or the value needs
         more than 64 bits.
     """
+    if pos < len(data) and data[pos] < 0x80:  # most of them
+        return data[pos], pos + 1
     value = 0
     for index, byte in enumerate(data[pos : pos + _MAX_BYTES]):
         value |= (byte & 0x7F) << 7 * index

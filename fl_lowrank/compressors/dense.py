@@ -118,5 +118,6 @@ class F16(Compressor):
             f"{values.numel()} values of {values.dtype}",
         )
         need(exponent.numel() == 1, payload, f"{exponent.numel()} exponents")
-        need(-1100 < int(exponent) < 1024, payload, f"exponent {int(exponent)}")
-        return finish(payload, shift(values.to(torch.float64), int(exponent)))
+        power = int(exponent)
+        need(-1100 < power < 1024, payload, f"exponent {power}")
+        return finish(payload, shift(values.to(torch.float64), power))

@@ -88,12 +88,17 @@ def sparse_payload(x: Tensor, indices: Tensor, values: Tensor) -> Payload:
 def _scatter(payload: Payload, indices: Tensor, values: Tensor) -> Tensor:
     """Put values into zeros."""
     out = torch.zeros(payload.numel, dtype=payload.dtype, device=values.device)
-    out[indices] = settled(payload, values)
+    out[indices] = _settled(payload, values)
     return out.reshape(payload.shape)
 
 
 def _sparse(payload: Payload, indices: Tensor, values: Tensor) -> Sparse:
-    return Sparse(indices, settled(payload, values))
+    return Sparse(indices, _settled(payload, values))
+
+
+def _settled(payload: Payload, values: Tensor) -> Tensor:
+    """Give values of a field, which are finite, the payload's dtype."""
+    return values if values.dtype == payload.dtype else settled(payload, values)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Write the golden files that are missing; those that exist are never changed.
 
-An intended change of the format gets a new version number in `fl_lowrank.wire`, and
-files of new names.
+What the encoder writes in another way, while the old bytes are still read, moves to
+``superseded``, and its file is written anew. A change of the format that old bytes do
+not survive gets a new version number in `fl_lowrank.wire`, and files of new names.
 """
 
 from __future__ import annotations

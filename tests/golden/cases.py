@@ -21,6 +21,8 @@ from fl_lowrank.codecs.floats import decode_raw, encode_raw
 from fl_lowrank.types import Shape
 
 FOLDER = Path(__file__).parent
+#: Files of what the encoder wrote once; that must be decoded for ever, too.
+SUPERSEDED = FOLDER / "superseded"
 COMMAND = "python -m tests.golden"
 
 

@@ -61,7 +61,8 @@ class OnceKnown(Faults):
         return self.faults.at(exchange, node, attempt) if exchange > 1 else Fault()
 
 
-@pytest.mark.slow  # about 24 s of the processor, for 3000 replies
+@pytest.mark.slow  # 20 s of the processor, for 3000 replies
+@pytest.mark.timeout(1800)
 def test_it_reaches_the_floor_of_float32(tmp_path: Path) -> None:
     """A norm of 1e-7, of 0.85 at the start, whatever is lost and whoever is killed.
 

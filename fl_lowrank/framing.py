@@ -110,6 +110,14 @@ class Reader:
         start = self._skip(count)
         return bytes(self._data[start : self._pos])
 
+    def passes(self, expected: bytes) -> bool:
+        """Whether these bytes come next; if so, take them."""
+        end = self._pos + len(expected)
+        if end > self._end or self._data[self._pos : end] != expected:
+            return False
+        self._pos = end
+        return True
+
     def part(self, count: int) -> Reader:
         """Give a reader of exactly the next ``count`` bytes."""
         start = self._skip(count)
@@ -118,10 +126,8 @@ class Reader:
     def varint(self, at_most: int, what: str) -> int:
         """Read a number that may not exceed ``at_most``."""
         start = self._pos
-        value, self._pos = read_varint(self._data, start)
-        if self._pos > self._end:
-            self._pos = start
-            self._skip(self.left + 1)
+        value, end = read_varint(self._data, start)
+        self._skip(end - start)
         if value > at_most:
             msg = f"wire: {what} is {value}, at most {at_most} is possible here"
             raise WireError(msg)

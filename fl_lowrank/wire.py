@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ from .types import Coding, Field, Kind, PackedBits, Payload, Shape, all_finite
 MAX_ENTRIES = 1 << 31
 MAX_DIMENSIONS = 16
 MAX_DEPTH = 8
+#: Dtypes with shapes whose bytes are remembered.
+MAX_HEADS = 4096
 #: A field has at most so many values more than its payload has entries.
 _SPARE_ENTRIES = 64
 _FEW = 1 << 15
@@ -93,9 +96,7 @@ def _body_parts(payload: Payload) -> list[bytes]:
         expected = {n: c.name for n, c in zip(kind.fields, kind.codings, strict=True)}
         msg = f"wire: a payload {kind.name} has fields {expected}, found {found}"
         raise ValueError(msg)
-    parts = [bytes([dtype_code(payload.dtype)]), write_varint(len(payload.shape))]
-    parts += [write_varint(n) for n in payload.shape]
-    parts.append(write_varint(kind.code))
+    parts = [_head(TensorLayout(payload.shape, payload.dtype)), write_varint(kind.code)]
     for field in payload.fields.values():
         data = _field_parts(field, payload.numel)
         parts += [bytes([field.coding]), write_varint(sum(map(len, data))), *data]
@@ -115,22 +116,7 @@ def unpack_body(
     if depth > MAX_DEPTH:
         msg = f"wire: payloads nested deeper than {MAX_DEPTH}"
         raise WireError(msg)
-    dtype = DTYPES.get(reader.byte())
-    ndim = reader.varint(MAX_DIMENSIONS, "the number of dimensions")
-    shape = tuple(reader.varint(max_entries, "a dimension") for _ in range(ndim))
-    # A zero among the dimensions must not hide a product that torch cannot hold.
-    if dtype is None or math.prod(max(n, 1) for n in shape) > max_entries:
-        msg = (
-            f"wire: expected a known dtype and at most {max_entries} entries, found "
-            f"dtype {dtype} and shape {shape}"
-        )
-        raise WireError(msg)
-    if expect is not None and (shape, dtype) != (expect.shape, expect.dtype):
-        msg = (
-            f"wire: expected {expect.dtype} of shape {expect.shape}, found {dtype} of "
-            f"shape {shape}; both ends must train the same model"
-        )
-        raise WireError(msg)
+    shape, dtype = _read_head(reader, expect, max_entries)
     code = reader.varint(1 << 16, "the kind")
     if code not in kinds:
         msg = (
@@ -149,6 +135,43 @@ def unpack_body(
         reader, kinds, kinds[code], math.prod(shape), depth, multiplied=multiplied
     )
     return Payload(kinds[code], shape, dtype, fields)
+
+
+@lru_cache(maxsize=MAX_HEADS)
+def _head(layout: TensorLayout) -> bytes:
+    """Write dtype and shape; remembered, as replies hold the same few tensors."""
+    dims = (write_varint(n) for n in (len(layout.shape), *layout.shape))
+    return bytes([dtype_code(layout.dtype)]) + b"".join(dims)
+
+
+def _read_head(
+    reader: Reader, expect: TensorLayout | None, max_entries: int
+) -> tuple[Shape, torch.dtype]:
+    """Read dtype and shape, which must be the expected ones."""
+    if (
+        expect is not None
+        and len(expect.shape) <= MAX_DIMENSIONS
+        and expect.numel <= max_entries
+        and reader.passes(_head(expect))
+    ):
+        return expect.shape, expect.dtype
+    dtype = DTYPES.get(reader.byte())
+    ndim = reader.varint(MAX_DIMENSIONS, "the number of dimensions")
+    shape = tuple(reader.varint(max_entries, "a dimension") for _ in range(ndim))
+    # A zero among the dimensions must not hide a product that torch cannot hold.
+    if dtype is None or math.prod(max(n, 1) for n in shape) > max_entries:
+        msg = (
+            f"wire: expected a known dtype and at most {max_entries} entries, found "
+            f"dtype {dtype} and shape {shape}"
+        )
+        raise WireError(msg)
+    if expect is not None and (shape, dtype) != (expect.shape, expect.dtype):
+        msg = (
+            f"wire: expected {expect.dtype} of shape {expect.shape}, found {dtype} of "
+            f"shape {shape}; both ends must train the same model"
+        )
+        raise WireError(msg)
+    return shape, dtype
 
 
 def _may_travel_as(kind: Kind, position: int, coding: int) -> bool:

@@ -192,11 +192,11 @@ def _read_fields(
     fields = {}
     room = kind.copies * numel + _SPARE_ENTRIES
     for i, name in enumerate(kind.fields):
-        code = outer.byte()
-        if not _may_travel_as(kind, i, code):
+        code, coding = outer.byte(), kind.codings[i]
+        if code != coding and not _may_travel_as(kind, i, code):
             msg = (
-                f"wire: field {name!r} of kind {kind.name} travels as "
-                f"{kind.codings[i].name}, found coding {code}; the message is damaged"
+                f"wire: field {name!r} of kind {kind.name} travels as {coding.name}, "
+                f"found coding {code}; the message is damaged"
             )
             raise WireError(msg)
         reader = outer.part(outer.varint(outer.left, "a field's length"))
@@ -207,7 +207,7 @@ def _read_fields(
             room -= inner.numel  # together they hold no more than their payload
             fields[name] = Field(Coding.NESTED, inner)
         else:
-            fields[name] = _read_field(code, reader, numel)
+            fields[name] = _read_field(coding, reader, numel)
         reader.finish()
     return fields
 
@@ -229,10 +229,10 @@ def _field_parts(field: Field, numel: int) -> list[bytes]:
     return [write_varint(zigzag(int(v))) for v in values.tolist()]
 
 
-def _read_field(code: int, reader: Reader, numel: int) -> Field:
+def _read_field(coding: Coding, reader: Reader, numel: int) -> Field:
     """Read all that is left as one field."""
-    if code != Coding.BITS:
-        return Field(Coding(code), _read_values(code, reader, numel))
+    if coding != Coding.BITS:
+        return Field(coding, _read_values(coding, reader, numel))
     count = reader.varint(numel + _SPARE_ENTRIES, "a number of bits")
     packed = np.frombuffer(reader.rest(), np.uint8)
     bits.check_mask(packed, count)
@@ -240,13 +240,13 @@ def _read_field(code: int, reader: Reader, numel: int) -> Field:
     return PackedBits(Coding.BITS, torch.from_numpy(packed.copy()), count)
 
 
-def _read_values(code: int, reader: Reader, numel: int) -> Tensor:
+def _read_values(coding: Coding, reader: Reader, numel: int) -> Tensor:
     limit = numel + _SPARE_ENTRIES
-    if code == Coding.RAW:
+    if coding == Coding.RAW:
         return _read_raw(reader, limit)
-    if code == Coding.INDICES:
+    if coding == Coding.INDICES:
         return indices.decode_indices(reader.rest(), numel)
-    if code == Coding.SYMBOLS:
+    if coding == Coding.SYMBOLS:
         count = reader.varint(limit, "a number of symbols")
         return symbols.decode_symbols(reader.rest(), count)
     integers: list[int] = []

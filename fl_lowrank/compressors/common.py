@@ -40,11 +40,16 @@ def check_keep(who: str, fraction: float | None, k: int | None) -> None:
 def need(condition: bool, payload: Payload, what: str) -> None:
     """Raise `WireError` unless the payload is consistent."""
     if not condition:
-        msg = (
-            f"{payload.kind.name}: {what}, for a tensor of shape {payload.shape}; the "
-            "message is damaged or its sender is at fault"
-        )
-        raise WireError(msg)
+        raise fault(payload, what)
+
+
+def fault(payload: Payload, what: str) -> WireError:
+    """Give the error; for where even to write ``what`` takes time that counts."""
+    msg = (
+        f"{payload.kind.name}: {what}, for a tensor of shape {payload.shape}; the "
+        "message is damaged or its sender is at fault"
+    )
+    return WireError(msg)
 
 
 def finish(payload: Payload, flat: Tensor) -> Tensor:

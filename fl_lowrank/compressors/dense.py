@@ -27,7 +27,7 @@ from ..types import (
     State,
     check_input,
 )
-from .common import finish, need, shift
+from .common import fault, finish, need, shift
 
 DENSE = Kind(0, "dense", ("values",), (Coding.RAW,), inner=("values",))
 HALF = Kind(1, "half", ("values", "exponent"), (Coding.RAW, Coding.VARINTS))
@@ -112,12 +112,11 @@ class F16(Compressor):
     def decode(payload: Payload) -> Tensor:
         """Undo the scale."""
         values, exponent = payload.tensor("values"), payload.tensor("exponent")
-        need(
-            values.dtype == torch.float16 and values.numel() == payload.numel,
-            payload,
-            f"{values.numel()} values of {values.dtype}",
-        )
-        need(exponent.numel() == 1, payload, f"{exponent.numel()} exponents")
+        if values.dtype != torch.float16 or values.numel() != payload.numel:
+            raise fault(payload, f"{values.numel()} values of {values.dtype}")
+        if exponent.numel() != 1:
+            raise fault(payload, f"{exponent.numel()} exponents")
         power = int(exponent)
-        need(-1100 < power < 1024, payload, f"exponent {power}")
+        if not -1100 < power < 1024:
+            raise fault(payload, f"exponent {power}")
         return finish(payload, shift(values.to(torch.float64), power))

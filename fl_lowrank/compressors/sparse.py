@@ -43,6 +43,7 @@ from .common import (
     check_keep,
     check_range,
     draw_seed,
+    fault,
     keep_count,
     need,
     read_seed,
@@ -176,11 +177,9 @@ class TopK(Keep):
 
 def _positions_and_values(payload: Payload) -> tuple[Tensor, Tensor]:
     indices, values = payload.tensor("indices"), payload.tensor("values")
-    need(
-        indices.numel() == values.numel(),
-        payload,
-        f"{indices.numel()} positions for {values.numel()} values",
-    )
+    if indices.numel() != values.numel():
+        what = f"{indices.numel()} positions for {values.numel()} values"
+        raise fault(payload, what)
     return indices.to(values.device), values
 
 

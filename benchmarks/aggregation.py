@@ -31,6 +31,7 @@ from rich.table import Table
 import fl_lowrank as fll
 from fl_lowrank import feedback as feedbacks
 from fl_lowrank.envelope import STYPE, Reply
+from fl_lowrank.errors import CompressionError
 from fl_lowrank.model import ModelCodec, layout_of
 from fl_lowrank.summing import ReadUpdate, UpdateSum
 from simulations.loopback.transport import become_server
@@ -124,7 +125,13 @@ def dense_replies() -> list[Message]:
 
 def read(sums: UpdateSum, data: Sequence[bytes]) -> list[ReadUpdate]:
     """Decode entropy codes and check."""
-    return [sums.read(message) for message in data]
+    return [_good(found) for found in sums.read_all(data)]
+
+
+def _good(found: ReadUpdate | CompressionError) -> ReadUpdate:
+    if isinstance(found, CompressionError):
+        raise found
+    return found
 
 
 def add(sums: UpdateSum, messages: Sequence[ReadUpdate]) -> None:
@@ -137,8 +144,8 @@ def add(sums: UpdateSum, messages: Sequence[ReadUpdate]) -> None:
 def read_and_add(data: Sequence[bytes]) -> None:
     """Do both with one reply after the other, as a server does in each round."""
     sums = UpdateSum(LAYOUT)
-    for i, message in enumerate(data):
-        sums.put(str(i), sums.read(message))
+    for i, found in enumerate(sums.read_all(data)):
+        sums.put(str(i), _good(found))
     sums.close()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -72,7 +73,7 @@ def write_table(groups: Sequence[Group], names: Sequence[str]) -> bytes:
     return head + bits.encode_bits(flags)
 
 
-def read_table(reader: Reader, names: Sequence[str]) -> list[list[str]]:
+def read_table(reader: Reader, names: tuple[str, ...]) -> Sequence[tuple[str, ...]]:
     """Read the names in each group, in the order of their first ones.
 
     Raises
@@ -89,7 +90,15 @@ def read_table(reader: Reader, names: Sequence[str]) -> list[list[str]]:
         raise WireError(msg)
     total = reader.varint(len(names), "the number of merged vectors")
     width = total.bit_length()
-    packed = reader.take((len(names) * width + 7) // 8)
+    return _groups(reader.take((len(names) * width + 7) // 8), total, names)
+
+
+# Remembered, since the replies of a round have the same table.
+@lru_cache(maxsize=16)
+def _groups(
+    packed: bytes, total: int, names: tuple[str, ...]
+) -> Sequence[tuple[str, ...]]:
+    width = total.bit_length()
     flags = bits.unpack_mask(packed, len(names) * width).tolist()
     merged: dict[int, list[str]] = {}
     order: list[list[str]] = []
@@ -105,4 +114,4 @@ def read_table(reader: Reader, names: Sequence[str]) -> list[list[str]]:
     if max(merged, default=0) > total:
         msg = f"model: vector {max(merged)} of {total}; the message is damaged"
         raise WireError(msg)
-    return order
+    return tuple(map(tuple, order))

@@ -71,15 +71,18 @@ class Writer:
 
 
 def read_payloads(
-    data: Buffer, layout: Layout
+    data: Buffer, layout: Layout, later: list[wire.Later] | None = None
 ) -> Iterator[tuple[tuple[str, ...], Payload]]:
-    """Read the payloads of an update, with the names of the tensors in each."""
+    """Read the payloads of an update, with the names of the tensors in each.
+
+    With a list for what is read ``later``, sets of indices are only noted in it.
+    """
     reader = open_sealed(data)
-    for members in read_table(reader, list(layout)):
+    for members in read_table(reader, tuple(layout)):
         expect = joint_layout(members, layout)
         with naming(members[0]):
-            payload = wire.unpack_body(reader, decoders.KINDS, expect)
-        yield tuple(members), payload
+            payload = wire.unpack_body(reader, decoders.KINDS, expect, later=later)
+        yield members, payload
     reader.finish()
 
 

@@ -8,8 +8,8 @@ are decoded, and low-rank factors stacked to one product.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from . import decoders
 from .addends import Addend, Dense, Weighted, add_all, merge
-from .errors import WireError
+from .codecs.indices import announced_bytes, decode_index_sets
+from .errors import CompressionError, WireError
 from .framing import Buffer
 from .grouping import Layout
 from .messages import naming, read_payloads
 from .pages import Pages
 from .types import Payload
+from .wire import Later
 
 #: What waits to be added may take this share of the model's float32 bytes, or so many.
 _WAITING_SHARE = 0.25
@@ -50,6 +52,45 @@ class ReadUpdate:
     def norm(self) -> float:
         """Euclidean norm of the update, without what is in sketches."""
         return math.sqrt(sum(part.squared_norm() for _, part in self.parts))
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A payload whose index sets are still to be decoded."""
+
+    names: tuple[str, ...]
+    payload: Payload
+    later: Sequence[Later]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes once they are."""
+        sets = sum(announced_bytes(job.data, job.universe) for job in self.later)
+        return self.payload.num_bytes + sets
+
+
+@dataclass
+class _Parsed:
+    """What was read of a message in a first pass, up to the error if there is one."""
+
+    bodies: list[_Body] = field(default_factory=list)
+    error: CompressionError | None = None
+    num_bytes: int = 0
+
+    @classmethod
+    def read(cls, data: Buffer, layout: Layout) -> _Parsed:
+        """Read all but index sets."""
+        parsed = cls()
+        later: list[Later] = []
+        try:
+            for names, payload in read_payloads(data, layout, later):
+                body = _Body(names, payload, tuple(later))
+                later.clear()
+                parsed.bodies.append(body)
+                parsed.num_bytes += body.num_bytes
+        except CompressionError as error:
+            parsed.error = error
+        return parsed
 
 
 class UpdateSum:
@@ -91,12 +132,56 @@ class UpdateSum:
         WireError
             If the bytes are not exactly one update of the layout.
         """
-        return ReadUpdate(
-            tuple(
-                (names, self._addend(payload, names[0]))
-                for names, payload in read_payloads(data, self._layout)
-            )
-        )
+        (found,) = self.read_all([data])
+        if isinstance(found, CompressionError):
+            raise found
+        return found
+
+    def read_all(
+        self, messages: Iterable[Buffer]
+    ) -> Iterator[ReadUpdate | CompressionError]:
+        """Read updates in their order, index sets of several in one pass.
+
+        So many are read ahead as take a part of the model's memory.
+
+        Yields
+        ------
+        ReadUpdate or CompressionError
+            What `read` gives or raises.
+        """
+        ahead: list[_Parsed] = []
+        for data in messages:
+            ahead.append(_Parsed.read(data, self._layout))
+            if sum(parsed.num_bytes for parsed in ahead) > self._most_waiting:
+                yield from self._finished(ahead)
+                ahead = []
+        yield from self._finished(ahead)
+
+    def _finished(
+        self, ahead: Sequence[_Parsed]
+    ) -> Iterator[ReadUpdate | CompressionError]:
+        jobs = [job for parsed in ahead for body in parsed.bodies for job in body.later]
+        found = iter(decode_index_sets([(job.data, job.universe) for job in jobs]))
+        for parsed in ahead:
+            yield self._update(parsed, found)
+
+    def _update(
+        self, parsed: _Parsed, found: Iterator[Tensor | WireError]
+    ) -> ReadUpdate | CompressionError:
+        """Make what is added of bodies and of the index sets found for them."""
+        sets = [[next(found) for _ in body.later] for body in parsed.bodies]
+        if parsed.error is not None:
+            return parsed.error
+        parts = []
+        try:
+            for body, own in zip(parsed.bodies, sets, strict=True):
+                with naming(body.names[0]):
+                    for job, indices in zip(body.later, own, strict=True):
+                        job.put(indices)
+                    parts.append((body.names, self._addend(body.payload)))
+        except CompressionError as error:
+            return error
+        return ReadUpdate(tuple(parts))
 
     def put(self, sender: str, message: ReadUpdate) -> None:
         """Add what was read, now or later."""
@@ -121,12 +206,11 @@ class UpdateSum:
         """Free a piece of the sum, flat and contiguous, that is not needed any more."""
         self._pages.give_back(part)
 
-    def _addend(self, payload: Payload, first: str) -> Addend:
-        with naming(first):
-            part = decoders.addend(payload)
-            if self._exact and not part.exact:
-                return Dense(decoders.decode(payload))
-            return part
+    def _addend(self, payload: Payload) -> Addend:
+        part = decoders.addend(payload)
+        if self._exact and not part.exact:
+            return Dense(decoders.decode(payload))
+        return part
 
     def _flush(self) -> None:
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0

@@ -131,6 +131,14 @@ class Payload:
         """Values of the field ``name``."""
         return self.fields[name].tensor
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all fields."""
+        return sum(
+            value.nbytes if isinstance(value, Tensor) else value.num_bytes
+            for value in (field.value for field in self.fields.values())
+        )
+
     def packed(self, name: str) -> tuple[Tensor, int]:
         """Bytes of the field ``name`` of packed bits, and how many bits they hold."""
         field = self.fields[name]

@@ -58,6 +58,34 @@ class TensorLayout:
         return math.prod(self.shape)
 
 
+@dataclass
+class Later:
+    """A set of indices that was not decoded yet, so that many are in one pass.
+
+    Attributes
+    ----------
+    fields : dict
+        Of the payload, where an empty field keeps its place.
+    name : str
+        Of that field.
+    data : bytes
+        What `indices.decode_index_sets` reads.
+    universe : int
+        How many indices there are.
+    """
+
+    fields: dict[str, Field]
+    name: str
+    data: bytes
+    universe: int
+
+    def put(self, found: Tensor | WireError) -> None:
+        """Fill in what was decoded; raises the error if there is one instead."""
+        if isinstance(found, WireError):
+            raise found
+        self.fields[self.name] = Field(Coding.INDICES, found)
+
+
 def pack(payload: Payload) -> bytes:
     """Write a payload as a message of its own."""
     return seal(*_body_parts(payload))
@@ -111,8 +139,12 @@ def unpack_body(
     max_entries: int = MAX_ENTRIES,
     *,
     multiplied: bool = False,
+    later: list[Later] | None = None,
 ) -> Payload:
-    """Read one body; see `unpack`."""
+    """Read one body; see `unpack`.
+
+    With a list for what is read ``later``, sets of indices are only noted in it.
+    """
     if depth > MAX_DEPTH:
         msg = f"wire: payloads nested deeper than {MAX_DEPTH}"
         raise WireError(msg)
@@ -132,7 +164,13 @@ def unpack_body(
         raise WireError(msg)
     multiplied = multiplied or kinds[code].copies > 1
     fields = _read_fields(
-        reader, kinds, kinds[code], math.prod(shape), depth, multiplied=multiplied
+        reader,
+        kinds,
+        kinds[code],
+        math.prod(shape),
+        depth,
+        multiplied=multiplied,
+        later=later,
     )
     return Payload(kinds[code], shape, dtype, fields)
 
@@ -188,8 +226,9 @@ def _read_fields(
     depth: int,
     *,
     multiplied: bool,
+    later: list[Later] | None,
 ) -> dict[str, Field]:
-    fields = {}
+    fields: dict[str, Field] = {}
     room = kind.copies * numel + _SPARE_ENTRIES
     for i, name in enumerate(kind.fields):
         code, coding = outer.byte(), kind.codings[i]
@@ -202,10 +241,15 @@ def _read_fields(
         reader = outer.part(outer.varint(outer.left, "a field's length"))
         if code == Coding.NESTED:
             inner = unpack_body(
-                reader, kinds, None, depth + 1, room, multiplied=multiplied
+                *(reader, kinds, None, depth + 1, room),
+                multiplied=multiplied,
+                later=later,
             )
             room -= inner.numel  # together they hold no more than their payload
             fields[name] = Field(Coding.NESTED, inner)
+        elif coding == Coding.INDICES and later is not None:
+            fields[name] = Field(coding, torch.empty(0, dtype=torch.int64))
+            later.append(Later(fields, name, reader.rest(), numel))
         else:
             fields[name] = _read_field(coding, reader, numel)
         reader.finish()

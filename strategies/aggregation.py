@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from logging import WARNING
@@ -98,12 +97,14 @@ class Round:
             self._learn_norms(sink, read)
         accepted: dict[str, Accepted] = {}
         begin = time.perf_counter()
-        for incoming, ok in zip(read, usual, strict=True):
+        decoded = sink.read_all(r.reply for r in read)
+        for incoming, ok, parts in zip(read, usual, decoded, strict=True):
             client, reply = incoming.client, incoming.reply
             try:
                 if not ok:
                     raise WireError(reading.OTHER_METRICS)
-                parts = sink.read(reply)
+                if isinstance(parts, CompressionError):
+                    raise parts
                 ModelCodec.decode(reply.exact, exact)
                 norm = sink.norm(parts) / incoming.num_examples
                 self.limit.check(norm, first=reply.base == 0)
@@ -129,9 +130,10 @@ class Round:
 
     def _learn_norms(self, sink: Sink, read: Sequence[Incoming]) -> None:
         """See what is usual before the first reply is judged."""
-        for incoming in read:
-            with suppress(CompressionError):
-                norm = sink.norm(sink.read(incoming.reply)) / incoming.num_examples
+        decoded = sink.read_all(r.reply for r in read)
+        for incoming, parts in zip(read, decoded, strict=True):
+            if not isinstance(parts, CompressionError):
+                norm = sink.norm(parts) / incoming.num_examples
                 self.limit.note(norm, first=incoming.reply.base == 0)
 
     def average(

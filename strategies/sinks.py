@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fl_lowrank.envelope import Reply
-from fl_lowrank.errors import WireError
+from fl_lowrank.errors import CompressionError, WireError
 from fl_lowrank.model import Layout, ModelCodec
 from fl_lowrank.summing import UpdateSum
 
@@ -29,8 +29,8 @@ class Sink(ABC):
     """Takes the compressed updates of a round."""
 
     @abstractmethod
-    def read(self, reply: Reply) -> Any:
-        """Decode; `WireError` if the bytes are not one update of the model."""
+    def read_all(self, replies: Iterable[Reply]) -> Iterator[Any]:
+        """Decode one after the other; an error where one is no update of the model."""
 
     @abstractmethod
     def norm(self, parts: Any) -> float:
@@ -55,9 +55,9 @@ class Summing(Sink):
 
     sums: UpdateSum
 
-    def read(self, reply: Reply) -> Any:
+    def read_all(self, replies: Iterable[Reply]) -> Iterator[Any]:
         """See `Sink`."""
-        return self.sums.read(reply.lossy)
+        return self.sums.read_all(reply.lossy for reply in replies)
 
     def norm(self, parts: Any) -> float:
         """See `Sink`."""
@@ -84,9 +84,15 @@ class Dense(Sink):
 
     layout: Layout
 
-    def read(self, reply: Reply) -> Any:
+    def read_all(self, replies: Iterable[Reply]) -> Iterator[Any]:
         """See `Sink`."""
-        return ModelCodec.decode(reply.lossy, self.layout)
+        for reply in replies:
+            try:
+                parts = ModelCodec.decode(reply.lossy, self.layout)
+            except CompressionError as error:
+                yield error
+            else:
+                yield parts
 
     def norm(self, parts: Any) -> float:
         """See `Sink`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -245,8 +246,8 @@ def unpack_equal_uints(data: bytes, width: int, count: int) -> NDArray[np.uint64
             f"unpack_uints: expected at least {planes * count} bytes for {count} "
             f"integers, found {len(data)}; the data are cut"
         )
-    tops = unpack_narrow_uints(data[planes * count :], rest, count)
-    values = tops.astype(np.uint64)
+    tops = unpack_narrow_rows([data[planes * count :]], rest, count)
+    values: NDArray[np.uint64] = tops[0].astype(np.uint64)
     if planes:
         values <<= np.uint64(8 * planes % 64)
     for plane in range(planes if count else 0):
@@ -255,43 +256,46 @@ def unpack_equal_uints(data: bytes, width: int, count: int) -> NDArray[np.uint64
     return values
 
 
-def unpack_narrow_uints(data: bytes, width: int, count: int) -> NDArray[np.uint8]:
-    """Do as :func:`unpack_equal_uints` for fewer than eight bits, in little memory.
+def unpack_narrow_rows(
+    rows: Sequence[bytes], width: int, count: int
+) -> NDArray[np.uint8]:
+    """Do as :func:`unpack_equal_uints` for fewer than eight bits, many times at once.
 
     Parameters
     ----------
-    data : bytes
-        Exactly what :func:`pack_uints` returned.
+    rows : sequence of bytes
+        Each exactly what :func:`pack_uints` returned; at least one.
     width : int
         Of every value, in ``[0, 7]``.
     count : int
-        How many values there are.
+        How many values a row has.
 
     Returns
     -------
     ndarray of uint8
-        One-dimensional.
+        One row for each.
 
     Raises
     ------
     WireError
-        If the length is wrong or the padding is not zero.
+        If a length is wrong or the padding is not zero.
     """
-    stream = np.frombuffer(data, np.uint8)
-    check_mask(stream, width * count)
+    for row in rows:
+        check_mask(row, width * count)
     if width == 0:
-        return np.zeros(count, dtype=np.uint8)
+        return np.zeros((len(rows), count), dtype=np.uint8)
     # Eight values fill `width` bytes, and are cut out of one word of eight.
-    words = np.zeros((-(-count // 8), 8), dtype=np.uint8)
-    full, left = divmod(len(stream), width)
-    words[:full, :width] = stream[: full * width].reshape(full, width)
-    if left:
-        words[full, :left] = stream[full * width :]
+    num_words, num_bytes = -(-count // 8), len(rows[0])
+    padded = np.zeros((len(rows), num_words * width), dtype=np.uint8)
+    stream = np.frombuffer(b"".join(rows), np.uint8)
+    padded[:, :num_bytes] = stream.reshape(len(rows), num_bytes)
+    words = np.zeros((len(rows), num_words, 8), dtype=np.uint8)
+    words[..., :width] = padded.reshape(len(rows), num_words, width)
     shifts = np.arange(0, 8 * width, width, dtype=np.uint64)
     values = np.empty_like(words)
     np.right_shift(words.view("<u8"), shifts, out=values, casting="unsafe")
     values &= np.uint8((1 << width) - 1)
-    return values.reshape(-1)[:count]
+    return values.reshape(len(rows), -1)[:, :count]
 
 
 def _joined_bits(

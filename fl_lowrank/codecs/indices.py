@@ -12,6 +12,8 @@ for few indices, and for many if so many are in use as suit codes of whole bits,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -97,6 +99,59 @@ def decode_indices(data: bytes, universe: int) -> Tensor:
     return torch.from_numpy(_decode(data, universe))
 
 
+def decode_index_sets(
+    sets: Sequence[tuple[bytes, int]],
+) -> list[Tensor | WireError]:
+    """Do as :func:`decode_indices` for many sets, those of one size in one pass.
+
+    Parameters
+    ----------
+    sets : sequence of tuple
+        The data and the universe of each.
+
+    Returns
+    -------
+    list of Tensor or WireError
+        In the same order; an error where the bytes hold no such set.
+    """
+    alike: dict[tuple[int, int, int], list[int]] = {}
+    for i, (data, universe) in enumerate(sets):
+        head = _rice_head(data, universe)
+        if head is not None:
+            alike.setdefault((universe, *head), []).append(i)
+    found: dict[int, Tensor] = {}
+    for (universe, count, _), members in alike.items():
+        bodies = [sets[i][0][1 + len(write_varint(count)) :] for i in members]
+        with suppress(WireError):  # one of them is at fault, which is found below
+            rows = decode_rice_places(bodies, count, universe)
+            found.update(zip(members, map(torch.from_numpy, rows), strict=True))
+    return [found[i] if i in found else _tried(*sets[i]) for i in range(len(sets))]
+
+
+def announced_bytes(data: bytes, universe: int) -> int:
+    """Bound the memory that a decoded set takes, without decoding it."""
+    head = _rice_head(data, universe)
+    return 8 * (universe if head is None else head[0])
+
+
+def _rice_head(data: bytes, universe: int) -> tuple[int, int] | None:
+    """Read number and width of numbers in Golomb-Rice codes; None for all else."""
+    if data[:1] != bytes([_RICE]):
+        return None
+    with suppress(WireError):
+        count, pos = read_varint(data, 1)
+        if 0 < count < universe and pos < len(data):
+            return count, data[pos]
+    return None
+
+
+def _tried(data: bytes, universe: int) -> Tensor | WireError:
+    try:
+        return decode_indices(data, universe)
+    except WireError as error:
+        return error
+
+
 def _encode(places: NDArray[np.int64], universe: int) -> bytes:
     count = len(places)
     if count in (0, universe):
@@ -152,7 +207,8 @@ def _read_gaps(data: bytes, universe: int, form: int) -> NDArray[np.int64]:
             "announced; the data are damaged"
         )
     if form == _RICE:
-        return decode_rice_places(data[pos:], count, universe)
+        rows = decode_rice_places([data[pos:]], count, universe)
+        return rows.reshape(-1)
     if form == _RANDOM:
         gaps = read_random_gaps(data[pos:], count, universe)
     else:

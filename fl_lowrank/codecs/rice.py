@@ -15,7 +15,9 @@ noiseless coding techniques", JPL 79-22, 1979.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,7 @@ from .bits import (
     pack_uints,
     unpack_equal_uints,
     unpack_mask,
-    unpack_narrow_uints,
+    unpack_narrow_rows,
 )
 from .symbols import StreamPlan
 
@@ -114,7 +116,7 @@ def decode_rice(data: bytes, count: int) -> Tensor:
     """
     if count == 0 and not data:
         return torch.empty(0, dtype=torch.int64)
-    ends, low, width = _parts(data, count)
+    ((ends,), (low,), width) = _parts([data], count)
     high = np.diff(ends, prepend=-1) - 1
     if int(high.max()) >> (MAX_BITS - width):
         raise WireError(
@@ -126,68 +128,85 @@ def decode_rice(data: bytes, count: int) -> Tensor:
     return torch.from_numpy(high)
 
 
-def decode_rice_places(data: bytes, count: int, universe: int) -> NDArray[np.int64]:
-    """Give the increasing places whose gaps the numbers are, without the numbers.
+def decode_rice_places(
+    rows: Sequence[bytes], count: int, universe: int
+) -> NDArray[np.int64]:
+    """Give increasing places whose gaps the numbers are, for many vectors in one pass.
 
     Parameters
     ----------
-    data : bytes
-        What :func:`encode_rice` returned, all of it.
+    rows : sequence of bytes
+        Each what :func:`encode_rice` returned, all of it, and with the same first
+        byte; at least one.
     count : int
-        How many numbers it holds, at least one.
+        How many numbers each holds, at least one.
     universe : int
         Places are below it.
 
     Returns
     -------
     ndarray of int64
-        Strictly increasing.
+        One row for each, strictly increasing.
 
     Raises
     ------
     WireError
-        If the bytes do not hold exactly `count` numbers, or a place is not below.
+        If one does not hold exactly `count` numbers, or a place is not below.
     """
-    ends, low, width = _parts(data, count)
+    ends, low, width = _parts(rows, count)
     step = 1 << width
     # Where bit e ends number i, the numbers up to it hold e - i steps of 2^width.
-    if (int(ends[-1]) + 1 - count) << width >= universe or count << width > 1 << 62:
+    num_steps = int(ends[:, -1].max()) + 1 - count
+    if num_steps << width >= universe or count << width > 1 << 62:
         raise WireError(
             f"decode_rice: expected places below {universe}, found one beyond; the "
             "data are damaged"
         )
     rest = low - (np.int16(step - 1) if width < 8 else step - 1)
-    rest[0] += step - 1
+    rest[:, 0] += step - 1
     ends <<= width
-    ends += np.add.accumulate(rest, dtype=np.int64)
-    if int(ends[-1]) >= universe:
+    ends += np.add.accumulate(rest, axis=1, dtype=np.int64)
+    if (last := int(ends[:, -1].max())) >= universe:
         raise WireError(
-            f"decode_rice: expected places below {universe}, found {int(ends[-1])}; "
-            "the data are damaged"
+            f"decode_rice: expected places below {universe}, found {last}; the data "
+            "are damaged"
         )
     return ends
 
 
 def _parts(
-    data: bytes, count: int
+    rows: Sequence[bytes], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.integer[Any]], int]:
-    """Give where the unary parts end, the low bits, and how many these are."""
-    width = data[0] if data else MAX_BITS
+    """Give where unary parts end, the low bits, and how many these are; by rows."""
+    width = rows[0][0] if rows[0] else MAX_BITS
     begin = 1 + width // 8 * count + (width % 8 * count + 7) // 8
-    if count < 1 or width >= MAX_BITS or begin >= len(data):
+    if count < 1 or width >= MAX_BITS or begin >= min(map(len, rows)):
         raise WireError(
             f"decode_rice: expected {count} numbers with {width} low bits, found "
-            f"{len(data)} bytes; the data are cut or damaged"
+            f"{min(map(len, rows))} bytes; the data are cut or damaged"
         )
+    packed = [row[1:begin] for row in rows]
     low: NDArray[np.integer[Any]]
     if width < 8:
-        low = unpack_narrow_uints(data[1:begin], width, count)
+        low = unpack_narrow_rows(packed, width, count)
     else:
-        low = unpack_equal_uints(data[1:begin], width, count).view(np.int64)
-    (ends,) = unpack_mask(data[begin:], 8 * (len(data) - begin)).nonzero()
-    if len(ends) != count or not data[-1]:
+        uints = [unpack_equal_uints(row, width, count) for row in packed]
+        low = np.stack(uints).view(np.int64)
+    unary = [row[begin:] for row in rows]
+    bits = unpack_mask(b"".join(unary), 8 * sum(map(len, unary)))
+    (found,) = bits.nonzero()
+    starts = np.array([0, *accumulate(8 * len(part) for part in unary)])
+    # Each row has as many ones as it should, and one of them in its last byte.
+    right = len(found) == count * len(rows) and all(part[-1] for part in unary)
+    if right:
+        first, last = found[::count], found[count - 1 :: count]
+        right = not ((first < starts[:-1]) | (last >= starts[1:])).any()
+    if not right:
         raise WireError(
             f"decode_rice: expected {count} unary numbers to the last byte, found "
-            f"{len(ends)}; the data are damaged"
+            f"{len(found) / len(rows):g}; the data are damaged"
         )
+    ends: NDArray[np.int64] = found.reshape(len(rows), count)
+    if len(rows) > 1:
+        ends -= starts[:-1, None]
     return ends, low, width

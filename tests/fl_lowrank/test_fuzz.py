@@ -126,7 +126,7 @@ def small_model() -> dict[str, Tensor]:
 def table_and_bodies(body: bytes, names: list[str]) -> tuple[bytes, list[Body]]:
     """Take an honest message of a model apart."""
     reader = Reader(body)
-    read_table(reader, names)
+    read_table(reader, tuple(names))
     table = body[: len(body) - reader.left]
     bodies = []
     while reader.left:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
 import fl_lowrank as fll
 from fl_lowrank.compressors import sketch_parts
-from fl_lowrank.errors import SketchError, WireError
-from fl_lowrank.framing import seal
+from fl_lowrank.errors import CompressionError, SketchError, WireError
+from fl_lowrank.framing import open_sealed, seal
 from fl_lowrank.grouping import write_table
 from fl_lowrank.messages import read_payloads
 from fl_lowrank.model import ModelCodec, layout_of
 from fl_lowrank.rng import Rng, stream
-from fl_lowrank.summing import UpdateSum
+from fl_lowrank.summing import ReadUpdate, UpdateSum
 from fl_lowrank.wire import pack_body
 
 SHAPES = {"a": (40, 30), "a.bias": (40,), "b": (9, 5, 3, 3), "c": (), "d": (0, 3)}
@@ -93,6 +96,45 @@ def test_norms_are_those_of_what_is_added(text: str) -> None:
         assert found < wanted
     else:
         assert found == pytest.approx(float(wanted), rel=1e-5)
+
+
+def same(one: ReadUpdate, other: ReadUpdate) -> bool:
+    """Whether both add the same, or fail in the same way."""
+    results = []
+    for read in (one, other):
+        sums = UpdateSum(LAYOUT)
+        sums.put("", read)
+        total, failed = sums.close()
+        results.append((torch.cat([x.reshape(-1) for x in total.values()]), failed))
+    (total, failed), (other_total, other_failed) = results
+    errors = [str(error) for error in failed.values()]
+    return torch.equal(total, other_total) and errors == list(
+        map(str, other_failed.values())
+    )
+
+
+def test_reading_many_is_reading_each() -> None:
+    """In order, and with what is wrong with each, whatever is read ahead with it.
+
+    Every byte in turn is changed under a right checksum: in tables, heads, values and
+    in index sets, of which those of one size are decoded in one pass.
+    """
+    texts = 2 * [*TEXTS, "topk(fraction=0.2)", "topk(fraction=0.1) >> natural()"]
+    sent = list(messages(texts).values())
+    draw = random.Random(5)
+    damaged = []
+    for i in range(1200):
+        body = bytearray(open_sealed(sent[i % len(sent)]).rest())
+        body[i % len(body)] ^= 1 << draw.randrange(8)
+        damaged.append(seal(bytes(body)) if i % 3 else sent[i % len(sent)])
+    read = list(UpdateSum(LAYOUT).read_all(damaged))
+    for data, found in zip(damaged, read, strict=True):
+        if isinstance(found, ReadUpdate):
+            assert same(found, UpdateSum(LAYOUT).read(data))
+        else:
+            with pytest.raises(CompressionError, match=re.escape(str(found))):
+                UpdateSum(LAYOUT).read(data)
+    assert 200 < sum(isinstance(found, WireError) for found in read) < 800
 
 
 def test_a_bad_message_adds_nothing() -> None:

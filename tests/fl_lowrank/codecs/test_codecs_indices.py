@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -10,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl_lowrank.codecs.indices import decode_indices, encode_indices
+from fl_lowrank.codecs.indices import (
+    announced_bytes,
+    decode_index_sets,
+    decode_indices,
+    encode_indices,
+)
 from fl_lowrank.codecs.varint import write_varint
 from fl_lowrank.errors import InputError, WireError
 
@@ -251,6 +257,37 @@ def test_rice_codes_cannot_overflow() -> None:
     data = bytes([RICE]) + write_varint(count) + bytes([39]) + low_bits
     with pytest.raises(WireError, match="places below"):
         decode_indices(data + b"\xff" * (count // 8), 2**40)
+
+
+def test_many_sets_are_read_as_each_alone() -> None:
+    """Of several sizes, densities and forms, some of them damaged."""
+    draws = np.random.default_rng(7)
+    sizes = [
+        (UNIVERSE, 10_486),
+        (1000, 20),
+        (1000, 21),
+        (50, 25),
+        (10**5, 10**4),
+        (9, 0),
+    ]
+    sets = []
+    for i in range(120):
+        universe, count = sizes[i % len(sizes)]
+        places = torch.from_numpy(random_places(universe, count, i))
+        data = bytearray(encode_indices(places, universe))
+        if i % 4 == 3:
+            data[draws.integers(len(data))] ^= 1 << draws.integers(8)
+        sets.append((bytes(data), universe))
+    decoded = decode_index_sets(sets)
+    for (data, universe), found in zip(sets, decoded, strict=True):
+        assert announced_bytes(data, universe) <= 8 * universe
+        if isinstance(found, WireError):
+            with pytest.raises(WireError, match=re.escape(str(found))):
+                decode_indices(data, universe)
+        else:
+            assert torch.equal(found, decode_indices(data, universe))
+    assert 5 < sum(isinstance(found, WireError) for found in decoded) < 30
+    assert decode_index_sets([]) == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0 only if every bar is met.
     """
-    return run_command(lambda: _run(argv, Console()))
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    return run_command(lambda: _run(argv, console))
 
 
 def show(rows: Sequence[Row], console: Console) -> None:

@@ -88,8 +88,8 @@ FASHION_DOWNLINK = Experiment(
     },
     settings={
         f"{server}-{downlink}": changes | way
-        for server, changes in _SERVERS.items()
         for downlink, way in _DOWNLINKS.items()
+        for server, changes in _SERVERS.items()
     },
 )
 
@@ -100,6 +100,7 @@ _SEVENTY_FIVE_TURNS = {
 _MEMORIES: Mapping[str, dict[str, Any]] = {
     "fedavg": {"uplink": "none"},
     "ef": {"uplink": _TOPK, "feedback": "ef"},
+    "ef-wide": {"uplink": "topk(fraction=0.05) >> natural()", "feedback": "ef"},
     "ef21-responders": {"uplink": _TOPK, "feedback": "ef21", "memory": "per-node"},
     "ef21-scaled": {"uplink": _TOPK, "feedback": "ef21"},
     # As many bytes as the others: unbiased, and as many entries as that leaves.

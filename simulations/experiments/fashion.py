@@ -88,8 +88,8 @@ FASHION_DOWNLINK = Experiment(
     },
     settings={
         f"{server}-{downlink}": changes | way
-        for server, changes in _SERVERS.items()
         for downlink, way in _DOWNLINKS.items()
+        for server, changes in _SERVERS.items()
     },
 )
 

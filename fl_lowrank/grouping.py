@@ -99,7 +99,7 @@ def _groups(
     packed: bytes, total: int, names: tuple[str, ...]
 ) -> Sequence[tuple[str, ...]]:
     width = total.bit_length()
-    flags = bits.unpack_mask(packed, len(names) * width).tolist()
+    flags = bits.decode_bits(packed, len(names) * width).tolist()
     merged: dict[int, list[str]] = {}
     order: list[list[str]] = []
     for i, name in enumerate(names):

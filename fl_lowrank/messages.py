@@ -105,7 +105,10 @@ def read_update(data: Buffer, layout: Layout) -> dict[str, Tensor]:
 
 
 class naming:
-    """Let errors say at which tensor they happened."""
+    """Let errors say at which tensor they happened.
+
+    A class, since a generator would take several times as long for each tensor.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -74,7 +74,7 @@ def _read_entry(reader: Reader) -> tuple[str, TensorLayout]:
     except UnicodeDecodeError as error:
         msg = "parcel: a name is not UTF-8"
         raise WireError(msg) from error
-    code = reader.take(1)[0]
+    code = reader.byte()
     if code not in DTYPES:
         msg = f"parcel: array {name!r} has the unknown dtype {code}"
         raise WireError(msg)

@@ -20,6 +20,7 @@ from torch import Tensor
 from fl_lowrank.consensus import CONSENSUS_KEY, STEPS_KEY, Parcel, Rows, node
 from fl_lowrank.envelope import STYPE, TRAIN, Reply, Request
 from fl_lowrank.errors import ProtocolError
+from fl_lowrank.model import layout_of
 
 from . import turns, vertex
 from .arrays import check_finite, check_same_model, only_arrays, tensors_of
@@ -92,7 +93,7 @@ class ConsensusMod(RequestMod):
             if reply.has_error():
                 return reply
             after = tensors_of(only_arrays(reply, "the reply"))
-            check_same_model(before, after)
+            check_same_model(layout_of(before), layout_of(after))
             check_finite(after)
         begin = time.perf_counter()
         with home.open(context, request.fid) as slot:

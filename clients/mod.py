@@ -24,12 +24,19 @@ from fl_lowrank.envelope import (
     Request,
 )
 from fl_lowrank.errors import ProtocolError
-from fl_lowrank.model import Layout, ModelCodec, layout_of
+from fl_lowrank.model import Layout, ModelCodec
 from fl_lowrank.rng import Rng
 from fl_lowrank.updates import MAX_NUM_EXAMPLES, split_layout, weighted_update
 
 from . import reference, turns
-from .arrays import check_finite, check_same_model, only_arrays, tensors_of
+from .arrays import (
+    check_finite,
+    check_same_model,
+    copies_of,
+    layout_of_views,
+    only_arrays,
+    views_of,
+)
 from .homes import Home, choose
 from .importance import GradientFn, Weighing
 from .requested import RequestMod
@@ -96,8 +103,9 @@ class CompressionMod(RequestMod):
         turns.check_deadline(request)
         feedback = feedbacks.named(request.feedback)
         reference.restore(message, context, request, self.memory)
-        received = tensors_of(only_arrays(message, "the request"))
-        lossy, exact = split_layout(layout_of(received), request.exact)
+        received = views_of(only_arrays(message, "the request"))
+        layout = layout_of_views(received)
+        lossy, exact = split_layout(layout, request.exact)
         home = self.memory
         if home == "auto":
             home = choose(context, request.fid, _num_bytes(lossy))
@@ -113,15 +121,17 @@ class CompressionMod(RequestMod):
         reply = call_next(message, context)
         if reply.has_error():
             return reply
-        trained = tensors_of(only_arrays(reply, "the reply"))
-        check_same_model(received, trained)
+        trained = views_of(only_arrays(reply, "the reply"))
+        check_same_model(layout, layout_of_views(trained))
         begin = time.perf_counter()
         factor = _num_examples(reply, request.weight_key) / request.scale
         update = weighted_update(received, trained, lossy, factor)
         check_finite(update)
-        model = trained | {name: received[name] for name in lossy}
+        untrained = trained | {name: received[name] for name in lossy}
+        model = copies_of(untrained) if weighing.needs else {}
         renew = partial(weighing.renew, model, factor)
-        buffers, _ = _EXACT.encode({name: trained[name] for name in exact}, {}, Rng(0))
+        kept = copies_of({name: trained[name] for name in exact})
+        buffers, _ = _EXACT.encode(kept, {}, Rng(0))
         with home.open(context, request.fid) as slot:
             memory = turns.admit(slot.memory, request)
             memory = turns.settle(memory, request, feedback, lossy)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .linalg import working_dtype
@@ -20,6 +23,8 @@ from .wire import TensorLayout
 BUFFERS = ("*running_mean", "*running_var", "*num_batches_tracked")
 #: A larger number of examples is a mistake, and would drown all other updates.
 MAX_NUM_EXAMPLES = 1e12
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def is_exact(name: str, dtype: torch.dtype, patterns: Iterable[str] = ()) -> bool:
@@ -47,13 +52,15 @@ def split_layout(
 
 
 def weighted_update(
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
+    before: Mapping[str, NDArray[Any]],
+    after: Mapping[str, NDArray[Any]],
     lossy: Mapping[str, TensorLayout],
     factor: float,
 ) -> dict[str, Tensor]:
     """Give ``factor * (after - before)`` for the compressed arrays."""
-    return {
-        name: (after[name].to(t.dtype) - before[name].to(t.dtype)).mul_(factor)
-        for name, t in lossy.items()
-    }
+    update = {}
+    for name, t in lossy.items():
+        pair = after[name], before[name]
+        difference = np.subtract(*pair, order="C", dtype=_NUMPY[t.dtype])
+        update[name] = torch.from_numpy(np.asarray(difference)).mul_(factor)
+    return update

@@ -39,9 +39,8 @@ _FASHION = {
     "momentum": 0.9,
     "warmup_epochs": 5,
     "milestones": "0.6,0.85",
-    "precision": "bfloat16",
 }
-_CYCLE = {**_FASHION, "topology": "cycle:4", "batch_size": 25}
+_CYCLE = {**_FASHION, "topology": "cycle:4", "batch_size": 25, "evaluate_every": 2}
 _TORUS = {**_FASHION, "topology": "torus:6x6", "batch_size": 6, "evaluate_every": 5}
 
 FASHION: Mapping[str, Changes] = {

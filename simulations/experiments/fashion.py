@@ -70,6 +70,7 @@ _SERVERS: Mapping[str, dict[str, Any]] = {
 _DOWNLINKS: Mapping[str, dict[str, Any]] = {
     "whole": {"downlink": "identity()"},
     "ecsq": {"downlink": "ecsq(nmse=0.2)"},
+    "ecsq-fine": {"downlink": "ecsq(nmse=0.05)"},
     "budget": {"downlink": "budget(bytes=250000)"},
 }
 

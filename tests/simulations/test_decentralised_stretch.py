@@ -1,0 +1,83 @@
+"""An epoch of every setting on Fashion-MNIST: ``flwr run`` equals the fast path.
+
+``pytest -s -m slow tests/simulations/test_decentralised_stretch.py`` takes about
+MINUTES minutes on two cores and prints what both have found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulations.data.dataset import data_folder
+from simulations.decentralised.arguments import from_text
+from simulations.decentralised.driver import Training
+from simulations.decentralised.experiments import FASHION
+from simulations.results import Round, RunFolder
+from simulations.runner.superlink import CONNECTION, LocalSuperLink
+from tests.simulations.runs import REPOSITORY
+
+#: A tenth of the data: an epoch is 60 steps on the cycle and 28 on the torus.
+COMMON = "--epochs 1 --train-samples 6000 --device cpu --seed 0"
+NUM_AGENTS = {"cycle": 4, "torus": 36}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(data_folder() is None, reason="needs FL_LOWRANK_DATA"),
+]
+
+
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSuperLink]:
+    log = tmp_path_factory.mktemp("superlink") / "superlink.log"
+    with LocalSuperLink(log) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", [n for n in FASHION if not n.endswith("-single")])
+def test_an_epoch_through_flwr_run(
+    name: str, link: LocalSuperLink, tmp_path: Path
+) -> None:
+    text = f"fashion --only {name} {COMMON}"
+    found, expected = _through_flower(text, link, tmp_path), _in_one_process(text)
+    for key in ("accuracy", "accuracy_of_mean", "consensus_distance", "bytes"):
+        print(f"{name}: {key} {found[key]:.6g} through Flower, {expected[key]:.6g}")
+    assert found["messages"] == expected["messages"]
+    if "compressor" in FASHION[name]:
+        # Rounding can turn into the choice of another entry, see the README.
+        assert found["bytes"] == pytest.approx(expected["bytes"], rel=1e-3)
+        distance = expected["consensus_distance"]
+        assert found["consensus_distance"] == pytest.approx(distance, rel=0.01)
+        assert found["accuracy_of_mean"] == pytest.approx(
+            expected["accuracy_of_mean"], abs=0.005
+        )
+    else:
+        same = expected.keys() - {"consensus_distance"}
+        assert {k: found[k] for k in same} == {k: expected[k] for k in same}
+
+
+def _through_flower(text: str, link: LocalSuperLink, folder: Path) -> Round:
+    num_agents = NUM_AGENTS[text.split()[2].partition("-")[0]]
+    process = link.start_flwr(
+        *("run", str(REPOSITORY), CONNECTION, "--stream", "--federation-config"),
+        f"num-supernodes={num_agents} client-resources-num-cpus=1",
+        "--run-config",
+        f"decentralised={json.dumps(text)} out={json.dumps(str(folder / 'out'))}",
+        log_path=folder / "log.txt",
+    )
+    assert process.wait() == 0
+    log = (folder / "log.txt").read_text()
+    assert link.last_run()["status"] == "finished:completed", log
+    (entry,) = RunFolder(folder / "out").read_rounds()
+    return entry
+
+
+def _in_one_process(text: str) -> Round:
+    training = Training(from_text(text, ""))
+    for _ in range(training.total_steps):
+        training.step()
+    return training.measure()

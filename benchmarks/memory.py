@@ -3,10 +3,10 @@
 ``python -m benchmarks.memory`` trains the CNN of 1,474,550 parameters for one local
 epoch of 600 images in batches of 32, over the loopback grid: without the mod, with it
 and the memory in the Context, and with it and the memory in a durable file. The three
-take turns. A round's time includes the server and the messages' bytes, of which the mod
-saves some, and has the bars; a client's is that of its ClientApp alone. Both are medians
-of the clock's seconds, so run it on a machine that does nothing else, and name a
-``--folder`` on the disk that is to be measured.
+take turns. A round's time includes the server and the messages' bytes, of which the
+mod saves some, and has the bars; a client's is that of its ClientApp alone. Both are
+medians of the clock's seconds, so run it on a machine that does nothing else, and name
+a ``--folder`` on the disk that is to be measured.
 
 ``python -m benchmarks.memory --clients 1000`` simulates so many clients, ``--sampled``
 of them a round, until each has taken part once, and tells the peak of the process's

@@ -47,7 +47,7 @@ def views_of(record: ArrayRecord) -> dict[str, NDArray[Any]]:
             out[name] = _view(array)
             _dtype_of(out[name])
         except (TypeError, ValueError) as error:
-            msg = f"array {name!r} is not one that torch can hold: {error}"
+            msg = f"array {name!r} cannot be read as numbers that torch has: {error}"
             raise InputError(msg) from error
     return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ..training import channels_last, computing_in
 
 _RECOMPUTE_SAMPLES = 1024
 _RECOMPUTE_BATCH_SIZE = 256
+_IMAGES_NDIM = 4
 
 Batch = tuple[int, Tensor, Tensor]  # agent, samples, labels
 
@@ -89,7 +90,7 @@ class Agents:
             rows = self.parameters[agents.to(self.parameters.device)]
             found, losses = self._gradients(rows, x, y)
             for (agent, _, _), gradient in zip(batches, found, strict=True):
-                self._descend(agent, gradient, lr)
+                self._descend(agent, rows_as_tensors(gradient, self.layout), lr)
             return float(losses.mean())
         return sum(self._train_one(*batch, lr) for batch in batches) / len(batches)
 
@@ -113,11 +114,7 @@ class Agents:
                 strict=True,
             ):
                 p.copy_(value)
-            start = 0
-            for buffer in self._buffers:
-                part = statistics[start : start + buffer.numel()]
-                buffer.copy_(part.view(buffer.shape))
-                start += buffer.numel()
+            self._load_statistics(statistics)
         return self.model
 
     def held(self) -> tuple[Tensor, Tensor]:
@@ -161,12 +158,23 @@ class Agents:
             layer.momentum = momentum
         return _flat(self._buffers).to(parameters)
 
+    def _load_statistics(self, statistics: Tensor) -> None:
+        start = 0
+        for buffer in self._buffers:
+            part = statistics[start : start + buffer.numel()]
+            buffer.copy_(part.view(buffer.shape))
+            start += buffer.numel()
+
     def _train_one(self, agent: int, x: Tensor, y: Tensor, lr: float) -> float:
-        model = self.load(self.parameters[agent], self.statistics[agent]).train()
+        self._load_statistics(self.statistics[agent])
+        model, x = self.model.train(), channels_last(self.model, x)
+        # Trained where they lie: with small batches, copies of them take as long.
+        rows = rows_as_tensors(self.parameters[agent], self.layout)
+        leaves = {name: _leaf(value, like=x) for name, value in rows.items()}
         with computing_in(self.precision, y.device):
-            loss = functional.cross_entropy(model(channels_last(model, x)), y)
-        found = torch.autograd.grad(loss, list(self._named.values()))
-        self._descend(agent, _flat(found), lr)
+            loss = functional.cross_entropy(functional_call(model, leaves, (x,)), y)
+        found = torch.autograd.grad(loss, list(leaves.values()))
+        self._descend(agent, dict(zip(leaves, found, strict=True)), lr)
         if self._buffers:
             self.statistics[agent] = _flat(self._buffers)
         return float(loss.detach())
@@ -178,10 +186,23 @@ class Agents:
                 functional_call(self.model, values, (x,)), y
             )
 
-    def _descend(self, agent: int, gradient: Tensor, lr: float) -> None:
+    def _descend(self, agent: int, gradients: Mapping[str, Tensor], lr: float) -> None:
+        parameters = rows_as_tensors(self.parameters[agent], self.layout)
+        velocities = dict[str, Tensor]()
         if self.velocities is not None:
-            gradient = self.velocities[agent].mul_(self.momentum).add_(gradient)
-        self.parameters[agent].sub_(gradient, alpha=lr)
+            velocities = rows_as_tensors(self.velocities[agent], self.layout)
+        for name, gradient in gradients.items():
+            step = gradient.contiguous()
+            if velocities:
+                step = velocities[name].mul_(self.momentum).add_(step)
+            parameters[name].sub_(step, alpha=lr)
+
+
+def _leaf(value: Tensor, like: Tensor) -> Tensor:
+    """Give a tensor to differentiate by; kernels in the layout of the images."""
+    if value.ndim == like.ndim == _IMAGES_NDIM:
+        value = value.contiguous(memory_format=torch.channels_last)
+    return value.detach().requires_grad_()
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:

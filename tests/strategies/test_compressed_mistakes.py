@@ -57,7 +57,7 @@ MISTAKES: dict[str, tuple[Callable[[Message], object], str]] = {
     "another shape": (set_arrays(w=W[:-1]), "return the same names, shapes and dtypes"),
     "another dtype": (set_arrays(w=W.astype(np.float64)), "torch.float64"),
     "an array more": (set_arrays(w=W, v=W), "differ from the received ones in 1 pl"),
-    "text in an array": (set_arrays(w=np.array(["a"])), "not one that torch can hold"),
+    "text in an array": (set_arrays(w=np.array(["a"])), "cannot be read as numbers"),
     "NaN": (set_arrays(w=W * np.nan), "'w' holds NaN or infinite numbers"),
     "infinity": (set_arrays(w=W * np.inf), "holds NaN or infinite numbers"),
     "two array records": (

@@ -33,6 +33,7 @@ class Arguments:
     runs: dict[str, Settings]
     root: Path
     num_jobs: int
+    resume: bool
 
 
 def read_arguments(argv: Sequence[str] | None = None) -> Arguments:
@@ -69,7 +70,9 @@ def read_arguments(argv: Sequence[str] | None = None) -> Arguments:
         _check(one)
     if found.num_jobs < 1:
         raise SimulationError(f"--num-jobs must be at least 1, found {found.num_jobs}.")
-    return Arguments(runs, root, found.num_jobs)
+    if found.resume and not found.name:
+        raise SimulationError("--resume needs the --name of what to go on with.")
+    return Arguments(runs, root, found.num_jobs, found.resume)
 
 
 @functools.cache
@@ -141,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
         "--only", help="settings of the experiment, with commas between"
     )
     parser.add_argument("--name", help="folder of the results (default: with the time)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on in the folder --name: complete runs in it are not repeated",
+    )
     parser.add_argument("--out", default="runs", help="where it lies (%(default)s)")
     parser.add_argument(
         "--num-jobs", type=int, default=1, help="runs side by side (%(default)s)"

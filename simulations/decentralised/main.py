@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 from rich.console import Console
 
 from ..command import check_unused, run_command
+from ..results import RunFolder
+from ..resuming import Asked, incomplete
 from .arguments import Arguments, read_arguments
 from .driver import run_named
 from .report import write_report
+from .settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments, console: Console) -> None:
     root = arguments.root
-    check_unused(root)
-    start = time.monotonic()
     runs = list(arguments.runs.values())
+    if arguments.resume:
+        runs = _incomplete(runs)
+    else:
+        check_unused(root)
+    start = time.monotonic()
     if arguments.num_jobs == 1 or len(runs) == 1:
         for settings in runs:
             run_named(settings)
@@ -46,3 +54,16 @@ def _run(arguments: Arguments, console: Console) -> None:
             list(pool.map(run_named, runs))
     write_report(root, console)
     console.print(f"{time.monotonic() - start:.0f} s; results in {root}")
+
+
+def _incomplete(runs: Sequence[Settings]) -> list[Settings]:
+    asked = [
+        Asked(
+            RunFolder(Path(run.out)),
+            run.to_run_config(),
+            Settings().to_run_config(),
+            {"round": run.epochs, "step": run.max_steps or math.inf},
+        )
+        for run in runs
+    ]
+    return [r for r, is_left in zip(runs, incomplete(asked), strict=True) if is_left]

@@ -11,14 +11,16 @@ from pathlib import Path
 from rich.console import Console
 
 from ..command import check_unused, run_command
+from ..config import default_run_config
 from ..data.dataset import DATA_VARIABLE
 from ..experiments import Run
 from ..report import write_report
+from ..results import RunFolder
+from ..resuming import Asked, incomplete
 from .arguments import Arguments, read_arguments
 from .flower import run_with_flower
 from .in_process import run_side_by_side
 from .progress import Display
-from .resuming import incomplete
 from .superlink import LocalSuperLink
 
 
@@ -46,7 +48,7 @@ def _run(arguments: Arguments, console: Console) -> None:
     if os.environ.get(DATA_VARIABLE):
         os.environ[DATA_VARIABLE] = str(Path(os.environ[DATA_VARIABLE]).resolve())
     runs = [_placed(run, root) for run in arguments.runs]
-    left = incomplete(runs) if arguments.resume else runs
+    left = _incomplete(runs) if arguments.resume else runs
     for run in left:
         Path(run.settings.out).mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -54,6 +56,19 @@ def _run(arguments: Arguments, console: Console) -> None:
         ENGINES[arguments.engine](left, root, arguments, console)
     write_report(root, console)
     console.print(f"{time.monotonic() - start:.0f} s; results in {root}")
+
+
+def _incomplete(runs: Sequence[Run]) -> list[Run]:
+    asked = [
+        Asked(
+            RunFolder(Path(run.settings.out)),
+            run.settings.to_run_config(),
+            default_run_config(),
+            {"round": run.settings.num_rounds},
+        )
+        for run in runs
+    ]
+    return [r for r, is_left in zip(runs, incomplete(asked), strict=True) if is_left]
 
 
 def _with_flower(

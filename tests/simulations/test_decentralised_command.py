@@ -62,9 +62,31 @@ def test_an_experiment_side_by_side(
     assert not (tmp_path / "b" / "graph-single.png").exists()
 
 
+def test_an_experiment_goes_on_where_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ["digits", *_SMALL, "--max-steps", "2", "--batch-size", "4"]
+    place = ["--out", str(tmp_path), "--name", "c", "--resume"]
+    assert main([*one, *place, "--only", "gossip-2"]) == 0
+    done = RunFolder(tmp_path / "c" / "gossip-2" / "seed-0")
+    (before,) = done.read_rounds()
+    assert main([*one, *place, "--only", "gossip-2,consensus"]) == 0
+    assert done.read_rounds() == [before]
+    assert [r.name for r in read_results(tmp_path / "c")] == ["gossip-2", "consensus"]
+    # What was not complete starts anew.
+    (tmp_path / "c" / "consensus" / "seed-0" / "rounds.jsonl").write_text("")
+    assert main([*one, *place, "--only", "consensus"]) == 0
+    (entry,) = RunFolder(tmp_path / "c" / "consensus" / "seed-0").read_rounds()
+    assert entry["step"] == 2
+    assert main([*one, *place, "--only", "gossip-2", "--lr", "0.3"]) == 1
+    assert "holds a run with another lr" in capsys.readouterr().err
+    assert done.read_rounds() == [before]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--resume"], "--resume needs the --name"),
         (["nothing"], "unknown experiment 'nothing'"),
         (["digits", "--only", "x"], "unknown setting 'x'"),
         (["--topology", "ring:4"], "unknown topology 'ring', choose one of cycle"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from simulations.results import Round, RunFolder
+from simulations.runner.superlink import CONNECTION, LocalSuperLink
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _MARK = "FL_LOWRANK_TEST_MARK"
@@ -102,3 +106,20 @@ def marked(mark: str) -> list[psutil.Process]:
             ):
                 found.append(process)
     return found
+
+
+def decentralised_on_ray(
+    link: LocalSuperLink, text: str, num_agents: int, folder: Path
+) -> list[Round]:
+    """Run what ``python -m simulations.decentralised`` would, through ``flwr run``."""
+    process = link.start_flwr(
+        *("run", str(REPOSITORY), CONNECTION, "--stream", "--federation-config"),
+        f"num-supernodes={num_agents} client-resources-num-cpus=1",
+        "--run-config",
+        f"decentralised={json.dumps(text)} out={json.dumps(str(folder / 'out'))}",
+        log_path=folder / "log.txt",
+    )
+    assert process.wait() == 0
+    log = (folder / "log.txt").read_text()
+    assert link.last_run()["status"] == "finished:completed", log
+    return RunFolder(folder / "out").read_rounds()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from simulations.decentralised.server import build_strategy
 from simulations.errors import SimulationError
 from simulations.loopback import LoopbackGrid
 from simulations.results import Round, RunFolder
-from simulations.runner.superlink import CONNECTION, LocalSuperLink
+from simulations.runner.superlink import LocalSuperLink
 from simulations.server_app import run_federated
-from tests.simulations.runs import REPOSITORY
+from tests.simulations.runs import decentralised_on_ray
 
 COMMON = "--train-samples 240 --batch-size 8 --device cpu"
 TOPK = "--compressor 'topk(fraction=0.2) >> natural()' --gamma 0.3"
@@ -122,19 +121,8 @@ def test_a_wrong_text_is_refused(text: str, message: str) -> None:
 @pytest.mark.timeout(600)
 def test_so_does_flwr_run_on_ray(tmp_path: Path) -> None:
     text = f"{COMMON} --model digits-cnn --max-steps 3"
-    out = tmp_path / "out"
     with LocalSuperLink(tmp_path / "superlink.log") as link:
-        process = link.start_flwr(
-            *("run", str(REPOSITORY), CONNECTION, "--stream", "--federation-config"),
-            "num-supernodes=4 client-resources-num-cpus=1",
-            "--run-config",
-            f"decentralised={json.dumps(text)} out={json.dumps(str(out))}",
-            log_path=tmp_path / "log.txt",
-        )
-        assert process.wait() == 0
-        log = (tmp_path / "log.txt").read_text()
-        assert link.last_run()["status"] == "finished:completed", log
-    (entry,) = RunFolder(out).read_rounds()
+        (entry,) = decentralised_on_ray(link, text, 4, tmp_path)
     _, measured = in_one_process("--model digits-cnn --max-steps 3")
     same = measured.keys() - {"consensus_distance"}
     assert {k: entry[k] for k in same} == {k: measured[k] for k in same}

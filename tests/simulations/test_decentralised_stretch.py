@@ -6,7 +6,6 @@ MINUTES minutes on two cores and prints what both have found.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from simulations.data.dataset import data_folder
 from simulations.decentralised.arguments import from_text
 from simulations.decentralised.driver import Training
 from simulations.decentralised.experiments import FASHION
-from simulations.results import Round, RunFolder
-from simulations.runner.superlink import CONNECTION, LocalSuperLink
-from tests.simulations.runs import REPOSITORY
+from simulations.results import Round
+from simulations.runner.superlink import LocalSuperLink
+from tests.simulations.runs import decentralised_on_ray
 
 #: A tenth of the data: an epoch is 60 steps on the cycle and 28 on the torus.
 COMMON = "--epochs 1 --train-samples 6000 --device cpu --seed 0"
@@ -43,7 +42,9 @@ def test_an_epoch_through_flwr_run(
     name: str, link: LocalSuperLink, tmp_path: Path
 ) -> None:
     text = f"fashion --only {name} {COMMON}"
-    found, expected = _through_flower(text, link, tmp_path), _in_one_process(text)
+    num_agents = NUM_AGENTS[name.partition("-")[0]]
+    (found,) = decentralised_on_ray(link, text, num_agents, tmp_path)
+    expected = _in_one_process(text)
     for key in ("accuracy", "accuracy_of_mean", "consensus_distance", "bytes"):
         print(f"{name}: {key} {found[key]:.6g} through Flower, {expected[key]:.6g}")
     assert found["messages"] == expected["messages"]
@@ -58,22 +59,6 @@ def test_an_epoch_through_flwr_run(
     else:
         same = expected.keys() - {"consensus_distance"}
         assert {k: found[k] for k in same} == {k: expected[k] for k in same}
-
-
-def _through_flower(text: str, link: LocalSuperLink, folder: Path) -> Round:
-    num_agents = NUM_AGENTS[text.split()[2].partition("-")[0]]
-    process = link.start_flwr(
-        *("run", str(REPOSITORY), CONNECTION, "--stream", "--federation-config"),
-        f"num-supernodes={num_agents} client-resources-num-cpus=1",
-        "--run-config",
-        f"decentralised={json.dumps(text)} out={json.dumps(str(folder / 'out'))}",
-        log_path=folder / "log.txt",
-    )
-    assert process.wait() == 0
-    log = (folder / "log.txt").read_text()
-    assert link.last_run()["status"] == "finished:completed", log
-    (entry,) = RunFolder(folder / "out").read_rounds()
-    return entry
 
 
 def _in_one_process(text: str) -> Round:

@@ -11,7 +11,7 @@ from simulations.decentralised.driver import Training
 from simulations.runner.processes import marked_processes
 from simulations.runner.superlink import CONNECTION
 from tests.deployment.certificates import make_certificates, make_key
-from tests.deployment.federation import Federation, make_app
+from tests.deployment.federation import REPOSITORY, Federation
 from tests.deployment.scenario import NUM_NODES, check_what_is_left, two_nodes_die
 
 pytestmark = pytest.mark.timeout(1800)
@@ -66,10 +66,9 @@ def test_agents_without_a_centre(tmp_path: Path) -> None:
         "--gamma 0.3 --compressor 'topk(fraction=0.2) >> natural()' --max-steps 6"
     )
     federation = Federation(tmp_path, 4)
-    app = make_app(tmp_path / "app")
     with federation:
         federation.start_nodes()
-        federation.start_run(app, {"decentralised": text})
+        federation.start_run(REPOSITORY, {"decentralised": text})
         status = federation.wait_for_end()
     assert not marked_processes(federation.link.mark)
     assert status == "finished:completed", federation.said()

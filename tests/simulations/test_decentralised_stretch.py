@@ -57,7 +57,11 @@ def test_an_epoch_through_flwr_run(
             expected["accuracy_of_mean"], abs=0.005
         )
     else:
-        same = expected.keys() - {"consensus_distance"}
+        # Sums over all agents, in another order.
+        sums = {"accuracy", "accuracy_deviation"}
+        for key in sums:
+            assert found[key] == pytest.approx(expected[key], rel=1e-12)
+        same = expected.keys() - sums - {"consensus_distance"}
         assert {k: found[k] for k in same} == {k: expected[k] for k in same}
 
 

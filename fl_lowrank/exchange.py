@@ -57,10 +57,8 @@ def exchange(x: Tensor, classes: Sequence[Edges], known: Tensor | None) -> Tenso
         Like x. No two numbers are added in an order that depends on the device.
     """
     out = x.clone()
-    if x.is_cuda:
-        _exchange_at_once(out, classes, out if known is None else known)
-    else:
-        _exchange_in_turn(out, classes, out if known is None else known)
+    along = _exchange_at_once if x.is_cuda else _exchange_in_turn
+    along(out, classes, out if known is None else known)
     return out
 
 
@@ -86,8 +84,7 @@ def _exchange_in_turn(new: Tensor, classes: Sequence[Edges], old: Tensor) -> Non
     for start in range(0, new.shape[1], _COLUMNS):
         columns = slice(start, start + _COLUMNS)
         into, known = new[:, columns].unbind(), old[:, columns].unbind()
-        if start + _COLUMNS >= new.shape[1] or not start:
-            moved, after = torch.empty_like(into[0]), torch.empty_like(into[0])
+        moved, after = torch.empty_like(into[0]), torch.empty_like(into[0])
         for i, j, weight in ends:
             torch.sub(known[j], known[i], out=moved)
             torch.add(moved.mul_(weight), into[i], out=after)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import SimulationError
 from .results import Round, RunFolder
+
+AnyRun = TypeVar("AnyRun")
 
 
 @dataclass(frozen=True)
@@ -59,26 +61,25 @@ class Asked:
         return any(entry[key] >= least for key, least in self.last.items())
 
 
-def incomplete(runs: Sequence[Asked]) -> list[bool]:
+def incomplete(runs: Sequence[tuple[AnyRun, Asked]]) -> list[AnyRun]:
     """Find what is left to run, and remove what it had written before.
 
     Parameters
     ----------
-    runs : Sequence[Asked]
-        All runs of an experiment.
+    runs : Sequence[tuple[AnyRun, Asked]]
+        All runs of an experiment, and what is asked of each.
 
     Returns
     -------
-    list[bool]
-        For each whether it has not written its last round.
+    list[AnyRun]
+        Those that have not written their last round.
 
     Raises
     ------
     SimulationError
         If a folder holds a run with other settings; nothing is removed then.
     """
-    left = [not run.is_complete() for run in runs]
-    for run, is_left in zip(runs, left, strict=True):
-        if is_left:
-            run.folder.clear()
-    return left
+    left = [(run, asked) for run, asked in runs if not asked.is_complete()]
+    for _, asked in left:
+        asked.folder.clear()
+    return [run for run, _ in left]

@@ -58,12 +58,15 @@ def _run(arguments: Arguments, console: Console) -> None:
 
 def _incomplete(runs: Sequence[Settings]) -> list[Settings]:
     asked = [
-        Asked(
-            RunFolder(Path(run.out)),
-            run.to_run_config(),
-            Settings().to_run_config(),
-            {"round": run.epochs, "step": run.max_steps or math.inf},
+        (
+            run,
+            Asked(
+                RunFolder(Path(run.out)),
+                run.to_run_config(),
+                Settings().to_run_config(),
+                {"round": run.epochs, "step": run.max_steps or math.inf},
+            ),
         )
         for run in runs
     ]
-    return [r for r, is_left in zip(runs, incomplete(asked), strict=True) if is_left]
+    return incomplete(asked)

@@ -60,15 +60,18 @@ def _run(arguments: Arguments, console: Console) -> None:
 
 def _incomplete(runs: Sequence[Run]) -> list[Run]:
     asked = [
-        Asked(
-            RunFolder(Path(run.settings.out)),
-            run.settings.to_run_config(),
-            default_run_config(),
-            {"round": run.settings.num_rounds},
+        (
+            run,
+            Asked(
+                RunFolder(Path(run.settings.out)),
+                run.settings.to_run_config(),
+                default_run_config(),
+                {"round": run.settings.num_rounds},
+            ),
         )
         for run in runs
     ]
-    return [r for r, is_left in zip(runs, incomplete(asked), strict=True) if is_left]
+    return incomplete(asked)
 
 
 def _with_flower(

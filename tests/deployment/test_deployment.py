@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from simulations.decentralised.arguments import from_text
-from simulations.decentralised.driver import Training
 from simulations.runner.processes import marked_processes
 from simulations.runner.superlink import CONNECTION
 from tests.deployment.certificates import make_certificates, make_key
 from tests.deployment.federation import REPOSITORY, Federation
 from tests.deployment.scenario import NUM_NODES, check_what_is_left, two_nodes_die
+from tests.simulations.runs import decentralised_in_process
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -72,10 +71,7 @@ def test_agents_without_a_centre(tmp_path: Path) -> None:
         status = federation.wait_for_end()
     assert not marked_processes(federation.link.mark)
     assert status == "finished:completed", federation.said()
-    training = Training(from_text(text, ""))
-    for _ in range(training.total_steps):
-        training.step()
-    alone = training.measure()
+    alone = decentralised_in_process(text).measure()
     (found,) = federation.results.read_rounds()
     same = alone.keys() - {"consensus_distance"}
     assert {k: found[k] for k in same} == {k: alone[k] for k in same}

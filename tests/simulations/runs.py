@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from simulations.decentralised.arguments import from_text
+from simulations.decentralised.driver import Training
 from simulations.results import Round, RunFolder
 from simulations.runner.superlink import CONNECTION, LocalSuperLink
 
@@ -106,6 +108,14 @@ def marked(mark: str) -> list[psutil.Process]:
             ):
                 found.append(process)
     return found
+
+
+def decentralised_in_process(text: str) -> Training:
+    """Do what ``python -m simulations.decentralised`` would, to the last step."""
+    training = Training(from_text(text, ""))
+    for _ in range(training.total_steps):
+        training.step()
+    return training
 
 
 def decentralised_on_ray(

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from simulations.client_app import app
 from simulations.config import Settings, default_run_config
-from simulations.decentralised.arguments import from_text
 from simulations.decentralised.driver import Training
 from simulations.decentralised.report import write_report
 from simulations.decentralised.server import build_strategy
@@ -21,7 +20,7 @@ from simulations.loopback import LoopbackGrid
 from simulations.results import Round, RunFolder
 from simulations.runner.superlink import LocalSuperLink
 from simulations.server_app import run_federated
-from tests.simulations.runs import decentralised_on_ray
+from tests.simulations.runs import decentralised_in_process, decentralised_on_ray
 
 COMMON = "--train-samples 240 --batch-size 8 --device cpu"
 TOPK = "--compressor 'topk(fraction=0.2) >> natural()' --gamma 0.3"
@@ -54,9 +53,7 @@ def settings_for(text: str, **changes: Any) -> Settings:
 
 
 def in_one_process(text: str) -> tuple[Training, Round]:
-    training = Training(from_text(f"{COMMON} {text}", ""))
-    for _ in range(training.total_steps):
-        training.step()
+    training = decentralised_in_process(f"{COMMON} {text}")
     return training, training.measure()
 
 

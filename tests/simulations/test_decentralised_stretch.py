@@ -12,12 +12,9 @@ from pathlib import Path
 import pytest
 
 from simulations.data.dataset import data_folder
-from simulations.decentralised.arguments import from_text
-from simulations.decentralised.driver import Training
 from simulations.decentralised.experiments import FASHION
-from simulations.results import Round
 from simulations.runner.superlink import LocalSuperLink
-from tests.simulations.runs import decentralised_on_ray
+from tests.simulations.runs import decentralised_in_process, decentralised_on_ray
 
 #: A tenth of the data: an epoch is 60 steps on the cycle and 28 on the torus.
 COMMON = "--epochs 1 --train-samples 6000 --device cpu --seed 0"
@@ -44,7 +41,7 @@ def test_an_epoch_through_flwr_run(
     text = f"fashion --only {name} {COMMON}"
     num_agents = NUM_AGENTS[name.partition("-")[0]]
     (found,) = decentralised_on_ray(link, text, num_agents, tmp_path)
-    expected = _in_one_process(text)
+    expected = decentralised_in_process(text).measure()
     for key in ("accuracy", "accuracy_of_mean", "consensus_distance", "bytes"):
         print(f"{name}: {key} {found[key]:.6g} through Flower, {expected[key]:.6g}")
     assert found["messages"] == expected["messages"]
@@ -63,10 +60,3 @@ def test_an_epoch_through_flwr_run(
             assert found[key] == pytest.approx(expected[key], rel=1e-12)
         same = expected.keys() - sums - {"consensus_distance"}
         assert {k: found[k] for k in same} == {k: expected[k] for k in same}
-
-
-def _in_one_process(text: str) -> Round:
-    training = Training(from_text(text, ""))
-    for _ in range(training.total_steps):
-        training.step()
-    return training.measure()

@@ -150,11 +150,13 @@ class UpdateSum:
             What `read` gives or raises.
         """
         ahead: list[_Parsed] = []
+        ahead_bytes = 0
         for data in messages:
             ahead.append(_Parsed.read(data, self._layout))
-            if sum(parsed.num_bytes for parsed in ahead) > self._most_waiting:
+            ahead_bytes += ahead[-1].num_bytes
+            if ahead_bytes > self._most_waiting:
                 yield from self._finished(ahead)
-                ahead = []
+                ahead, ahead_bytes = [], 0
         yield from self._finished(ahead)
 
     def _finished(

@@ -86,6 +86,9 @@ class Later:
         self.fields[self.name] = Field(Coding.INDICES, found)
 
 
+_NOT_YET = Field(Coding.INDICES, torch.empty(0, dtype=torch.int64))
+
+
 def pack(payload: Payload) -> bytes:
     """Write a payload as a message of its own."""
     return seal(*_body_parts(payload))
@@ -248,7 +251,7 @@ def _read_fields(
             room -= inner.numel  # together they hold no more than their payload
             fields[name] = Field(Coding.NESTED, inner)
         elif coding == Coding.INDICES and later is not None:
-            fields[name] = Field(coding, torch.empty(0, dtype=torch.int64))
+            fields[name] = _NOT_YET
             later.append(Later(fields, name, reader.rest(), numel))
         else:
             fields[name] = _read_field(coding, reader, numel)

@@ -284,18 +284,18 @@ def unpack_narrow_rows(
         check_mask(row, width * count)
     if width == 0:
         return np.zeros((len(rows), count), dtype=np.uint8)
-    # Eight values fill `width` bytes, and are cut out of one word of eight.
-    num_words, num_bytes = -(-count // 8), len(rows[0])
-    padded = np.zeros((len(rows), num_words * width), dtype=np.uint8)
-    stream = np.frombuffer(b"".join(rows), np.uint8)
-    padded[:, :num_bytes] = stream.reshape(len(rows), num_bytes)
-    words = np.zeros((len(rows), num_words, 8), dtype=np.uint8)
-    words[..., :width] = padded.reshape(len(rows), num_words, width)
-    shifts = np.arange(0, 8 * width, width, dtype=np.uint64)
-    values = np.empty_like(words)
-    np.right_shift(words.view("<u8"), shifts, out=values, casting="unsafe")
-    values &= np.uint8((1 << width) - 1)
-    return values.reshape(len(rows), -1)[:, :count]
+    # Eight values fill `width` bytes: each word is read from there, with what follows.
+    shape, strides = (len(rows), -(-count // 8)), (len(rows[0]), width)
+    words = np.ndarray(shape, "<u8", b"".join(rows) + bytes(8), strides=strides).copy()
+    # Halves of a word are moved apart, then halves of these, until each has its byte.
+    for half in (4, 2, 1):
+        ones = (1 << half * width) - 1
+        low = sum(ones << start for start in range(0, 64, 16 * half))
+        high = words & np.uint64(low << half * width)
+        high <<= np.uint64(half * (8 - width))
+        words &= np.uint64(low)
+        words |= high
+    return words.view(np.uint8)[:, :count]
 
 
 def _joined_bits(

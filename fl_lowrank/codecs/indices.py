@@ -136,12 +136,14 @@ def announced_bytes(data: bytes, universe: int) -> int:
 
 def _rice_head(data: bytes, universe: int) -> tuple[int, int] | None:
     """Read number and width of numbers in Golomb-Rice codes; None for all else."""
-    if data[:1] != bytes([_RICE]):
+    if len(data) < 3 or data[0] != _RICE:
         return None
-    with suppress(WireError):
+    try:
         count, pos = read_varint(data, 1)
-        if 0 < count < universe and pos < len(data):
-            return count, data[pos]
+    except WireError:
+        return None
+    if 0 < count < universe and pos < len(data):
+        return count, data[pos]
     return None
 
 

@@ -32,6 +32,9 @@ from .common import fault, finish, need, shift
 DENSE = Kind(0, "dense", ("values",), (Coding.RAW,), inner=("values",))
 HALF = Kind(1, "half", ("values", "exponent"), (Coding.RAW, Coding.VARINTS))
 
+#: Below it in magnitude, 2^power times any finite float16 is a normal float32.
+_EXACT_POWER = 100
+
 
 def dense_payload(x: Tensor) -> Payload:
     """Wrap a whole tensor, also of integers, as it is."""
@@ -119,4 +122,6 @@ class F16(Compressor):
         power = int(exponent)
         if not -1100 < power < 1024:
             raise fault(payload, f"exponent {power}")
+        if payload.dtype == torch.float32 and abs(power) < _EXACT_POWER:
+            return shift(values.to(torch.float32), power).reshape(payload.shape)
         return finish(payload, shift(values.to(torch.float64), power))

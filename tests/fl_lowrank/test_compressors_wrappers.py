@@ -179,3 +179,13 @@ def test_the_largest_float32_survives_f16() -> None:
     largest = torch.finfo(torch.float32).max
     y = send(F16(), torch.tensor([largest, 1.0]))
     assert float(y[0]) == pytest.approx(largest, rel=2.0**-11)
+
+
+@pytest.mark.parametrize("power", [-125, -101, -100, -99, -1, 0, 98, 99, 100, 111])
+def test_f16_of_float32_rounds_once(power: int) -> None:
+    # 2^(power + 14) is the largest entry, so that `power` is on the wire.
+    x = torch.cat([torch.ones(1), fll.rng.stream(44).uniform(500), torch.zeros(1)])
+    x[2:100] *= 2.0 ** -torch.arange(98) / 4
+    x = (x.double() * 2.0**power * 2.0**14).float()
+    rounded = (x.double() * 2.0**-power).half().double() * 2.0**power
+    assert torch.equal(send(F16(), x), rounded.float())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -31,23 +32,26 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
     figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
     accuracy, distance = figure.subplots(1, 2)
-    for result in results:
+    palette = colormaps["tab10" if len(results) <= 10 else "tab20"]
+    for i, result in enumerate(results):
+        color = palette(i % palette.N)
         epochs = [entry["round"] for entry in result.rounds]
         means = [entry["accuracy"] for entry in result.rounds]
         spread = [entry["accuracy_deviation"] for entry in result.rounds]
-        (line,) = accuracy.plot(epochs, means, label=result.name)
+        accuracy.plot(epochs, means, color=color, label=result.name)
         accuracy.fill_between(
             epochs,
             [m - s for m, s in zip(means, spread, strict=True)],
             [m + s for m, s in zip(means, spread, strict=True)],
-            color=line.get_color(),
+            color=color,
             alpha=0.2,
         )
         middle = [entry["accuracy_of_mean"] for entry in result.rounds]
-        accuracy.plot(epochs, middle, "--", color=line.get_color(), linewidth=0.8)
+        accuracy.plot(epochs, middle, "--", color=color, linewidth=0.8)
         distances = [entry["consensus_distance"] for entry in result.rounds]
         if any(distances):
-            distance.semilogy(epochs, distances, color=line.get_color())
+            distance.semilogy(epochs, distances, color=color)
+    accuracy.plot([], [], "--", color="gray", linewidth=0.8, label="mean of the models")
     accuracy.set(xlabel="epoch", ylabel="test accuracy")
     distance.set(xlabel="epoch", ylabel="distance to consensus / norm of the mean")
     accuracy.legend(fontsize="small")

@@ -82,8 +82,12 @@ class Summary:
     @property
     def megabytes_sent_up(self) -> NDArray[np.float64]:
         """Cumulated megabytes of updates, mean over seeds, by evaluated round."""
-        by_round = self._table("bytes_up").mean(axis=0).cumsum() / 1e6
-        return by_round[self.evaluated_rounds]
+        return self._megabytes("bytes_up")
+
+    @property
+    def megabytes_sent_down(self) -> NDArray[np.float64]:
+        """The same of models sent for training."""
+        return self._megabytes("bytes_down")
 
     def first_round_reaching(self, level: float) -> int | None:
         """Find the first evaluated round whose mean accuracy reaches a level.
@@ -111,6 +115,10 @@ class Summary:
                 for rounds in self.runs
             ]
         )
+
+    def _megabytes(self, key: str) -> NDArray[np.float64]:
+        by_round = self._table(key).mean(axis=0).cumsum() / 1e6
+        return by_round[self.evaluated_rounds]
 
     def _total(self, key: str) -> float:
         return float(self._table(key).sum(axis=1).mean())

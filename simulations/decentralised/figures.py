@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fl_lowrank.mixing import Mixing
 from fl_lowrank.topology import Topology
 
+from ..figures import distinct_colors
 from .report import Result
 
 
@@ -32,9 +32,7 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
     figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
     accuracy, distance = figure.subplots(1, 2)
-    palette = colormaps["tab10" if len(results) <= 10 else "tab20"]
-    for i, result in enumerate(results):
-        color = palette(i % palette.N)
+    for result, color in zip(results, distinct_colors(len(results)), strict=True):
         epochs = [entry["round"] for entry in result.rounds]
         means = [entry["accuracy"] for entry in result.rounds]
         spread = [entry["accuracy_deviation"] for entry in result.rounds]
@@ -54,7 +52,7 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
     accuracy.plot([], [], "--", color="gray", linewidth=0.8, label="mean of the models")
     accuracy.set(xlabel="epoch", ylabel="test accuracy")
     distance.set(xlabel="epoch", ylabel="distance to consensus / norm of the mean")
-    accuracy.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     for axes in (accuracy, distance):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -90,7 +90,7 @@ class Round:
                 read.append(reading.read(client, message, self.weight_key))
             except CompressionError as error:
                 _leave_out(ledger, self.number, client, error)
-        usual = reading.same_metrics([r.message for r in read])
+        usual = reading.same_form([r.message for r in read])
         lossy, exact = self._layouts
         sink = sink_for(book, lossy, singly=singly)
         if self.limit.knows_nothing:
@@ -102,7 +102,9 @@ class Round:
             client, reply = incoming.client, incoming.reply
             try:
                 if not ok:
-                    raise WireError(reading.OTHER_METRICS)
+                    raise WireError(reading.OTHER_FORM)
+                if singly and not reading.finite_metrics(incoming.message):
+                    raise WireError("one of its metrics is not finite")
                 if isinstance(parts, CompressionError):
                     raise parts
                 ModelCodec.decode(reply.exact, exact)

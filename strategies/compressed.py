@@ -139,6 +139,7 @@ class Compressed(Strategy):
         self.node_timeout = node_timeout
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.linear = inners.is_linear(inner) if linear is None else linear
+        self._private = inners.is_private(inner)
         self.uplink: Uplink | None = None
         if uplink is not None:
             codec = parse_scheduled(uplink)
@@ -301,12 +302,18 @@ class Compressed(Strategy):
             self._limit,
         )
         accepted = this.collect(talk.book, talk.ledger, valid, singly=not self.linear)
-        if not accepted:
-            arrays, metrics = self.inner.aggregate_train(server_round, errors)
-        elif self.linear:
-            arrays, metrics = this.average(self.inner, talk.book, accepted, errors)
+        told = [] if self._private else errors
+        if self._private:
+            for error in errors:
+                log(WARNING, "Compressed: a reply is an error: %s", error.error.reason)
+        if accepted and self.linear:
+            arrays, metrics = this.average(self.inner, talk.book, accepted, told)
+        elif accepted:
+            arrays, metrics = this.pass_on(self.inner, accepted, told)
+        elif self._private:
+            arrays, metrics = None, None
         else:
-            arrays, metrics = this.pass_on(self.inner, accepted, errors)
+            arrays, metrics = self.inner.aggregate_train(server_round, told)
         if arrays is None:
             talk.book.roll_back()
         else:

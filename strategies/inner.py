@@ -9,6 +9,8 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
     DifferentialPrivacyClientSideAdaptiveClipping,
     DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
     FedAdagrad,
     FedAdam,
     FedAvg,
@@ -35,6 +37,16 @@ CLIPPED_BY_CLIENTS = (
     DifferentialPrivacyClientSideFixedClipping,
 )
 
+#: They clip every reply to such a norm themselves.
+CLIPPING = (
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+)
+
+#: They skip a round in which a reply is an error, which one client could always send,
+#: and some of them divide by the number of replies.
+PRIVATE = (*CLIPPED_BY_CLIENTS, *CLIPPING)
+
 MetricsFn = Callable[[list[RecordDict], str], MetricRecord]
 
 
@@ -53,11 +65,18 @@ def check(
     SettingError
         If a strategy that looks at single replies is paired with a memory: with
         error feedback what was sent must enter the model, and the sum of EF21's
-        memories does not tell what a single client would have sent.
+        memories does not tell what a single client would have sent. If one is said
+        to be linear that clips single replies.
     """
+    name = type(strategy).__name__
+    if linear and any(isinstance(s, CLIPPING) for s in layers(strategy)):
+        msg = (
+            f"Compressed: {name} clips single replies for differential privacy, which "
+            "linear=True would keep from it; leave linear= out"
+        )
+        raise SettingError(msg)
     if linear or not feedback.has_memory or (feedback.has_share and per_node):
         return
-    name = type(strategy).__name__
     todo = 'memory="per-node"' if feedback.has_share else 'feedback="plain"'
     msg = (
         f"Compressed: {name} looks at single replies, which cannot be paired with "
@@ -112,6 +131,11 @@ def scale_of(message: Message, key: str) -> float:
         if isinstance(value, int | float) and 0.0 < value < float("inf"):
             return float(value)
     return 1.0
+
+
+def is_private(strategy: Strategy) -> bool:
+    """Whether one of the layers adds noise for differential privacy."""
+    return any(isinstance(layer, PRIVATE) for layer in layers(strategy))
 
 
 def layers(strategy: object) -> Iterator[object]:

@@ -29,7 +29,7 @@ from fl_lowrank.errors import WireError
 from fl_lowrank.updates import MAX_NUM_EXAMPLES
 from fl_lowrank.wire import TensorLayout
 
-OTHER_METRICS = "its metrics differ in keys from those of most replies"
+OTHER_FORM = "the keys of its records or metrics differ from those of most replies"
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,11 @@ def read(client: str, message: Message, weight_key: str) -> Incoming:
     WireError
         If the reply is not one of `CompressionMod`.
     """
-    arrays = [a for r in message.content.array_records.values() for a in r.values()]
-    if len(arrays) != 1 or arrays[0].stype != STYPE:
-        found = f"{len(arrays)} arrays" + (f" of {arrays[0].stype}" if arrays else "")
+    records = list(message.content.array_records.values())
+    arrays = [array for record in records for array in record.values()]
+    if len(records) != 1 or len(arrays) != 1 or arrays[0].stype != STYPE:
+        found = f"{len(arrays)} arrays in {len(records)} records"
+        found += f" of {arrays[0].stype}" if arrays else ""
         msg = (
             f"expected one array of type {STYPE}, found {found}; put CompressionMod() "
             "first in the ClientApp's mods"
@@ -157,17 +159,28 @@ def extra_gradients(message: Message) -> int:
     return 0
 
 
-def same_metrics(messages: Sequence[Message]) -> list[bool]:
-    """Say which replies have the metrics that most of them have.
+def finite_metrics(message: Message) -> bool:
+    """Whether all metrics of a reply are finite numbers."""
+    return all(
+        math.isfinite(number)
+        for record in message.content.metric_records.values()
+        for value in record.values()
+        for number in (value if isinstance(value, list) else [value])
+    )
+
+
+def same_form(messages: Sequence[Message]) -> list[bool]:
+    """Say which replies have the records and metrics that most of them have.
 
     Flower ends the whole run when replies disagree, so the minority is left out.
     """
 
     def signature(message: Message) -> tuple[object, ...]:
-        return tuple(
+        metrics = tuple(
             (key, tuple((k, _length(v)) for k, v in sorted(record.items())))
             for key, record in sorted(message.content.metric_records.items())
         )
+        return metrics, tuple(sorted(message.content.array_records))
 
     signatures = [signature(m) for m in messages]
     usual = max(Counter(signatures).items(), key=lambda i: i[1], default=((), 0))[0]
@@ -187,13 +200,13 @@ def usable_metrics(
             continue
         weighted.append((client, message))
     usable = []
-    usual = same_metrics([m for _, m in weighted])
+    usual = same_form([m for _, m in weighted])
     for (client, message), ok in zip(weighted, usual, strict=True):
         if ok:
             usable.append(message)
         else:
             text = "Compressed: left out the evaluation of %s: %s"
-            log(WARNING, text, client, OTHER_METRICS)
+            log(WARNING, text, client, OTHER_FORM)
     return usable
 
 

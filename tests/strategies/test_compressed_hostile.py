@@ -100,6 +100,14 @@ ATTACKS: dict[str, tuple[Change, str]] = {
         lambda r: r.content.update({"more": r.content["arrays"].copy()}),
         "found 2 arrays",
     ),
+    "an empty record more": (
+        lambda r: r.content.update({"aaa": ArrayRecord({})}),
+        "in 2 records",
+    ),
+    "a record of another name": (
+        lambda r: r.content.update({"foo": r.content.pop("arrays")}),
+        "differ from those of most replies",
+    ),
     "no arrays": (lambda r: r.content.pop("arrays"), "found 0 arrays"),
     "zero examples": (
         lambda r: r.content["metrics"].update({"num-examples": 0}),
@@ -116,17 +124,31 @@ ATTACKS: dict[str, tuple[Change, str]] = {
 }
 
 
-def check(change: Change, reason: str, feedback: str, num_warnings: int) -> None:
-    app = quadratic_app([changing(change, BAD), CompressionMod()])
-    strategy = Compressed(FedAvg(), uplink="identity()", feedback=feedback)
+class Looking(FedAvg):
+    """Gets every reply, as strategies do that look at single ones."""
+
+    def aggregate_train(self, *args: object) -> object:
+        return super().aggregate_train(*args)
+
+
+def check(
+    change: Change,
+    reason: str,
+    feedback: str,
+    num_warnings: int,
+    bad: int = BAD,
+    inner: type[FedAvg] = FedAvg,
+) -> None:
+    app = quadratic_app([changing(change, bad), CompressionMod()])
+    strategy = Compressed(inner(), uplink="identity()", feedback=feedback)
     with logged() as lines:
         result = train(strategy, app, num_rounds=NUM_ROUNDS)
-    others = [i for i in range(NUM_NODES) if i != BAD]
+    others = [i for i in range(NUM_NODES) if i != bad]
     expected = fedavg_by_hand(NUM_ROUNDS, others)
     np.testing.assert_allclose(result.arrays["w"].numpy(), expected, rtol=1e-4)
     ours = [x for x in lines if x.startswith("Compressed: left out the reply of part")]
     assert len(ours) == num_warnings
-    assert all("partition-1" in line and reason in line for line in ours)
+    assert all(f"partition-{bad}" in line and reason in line for line in ours)
 
 
 @pytest.mark.parametrize("feedback", ["ef", "ef21"])
@@ -134,6 +156,14 @@ def check(change: Change, reason: str, feedback: str, num_warnings: int) -> None
 def test_bad_replies_are_left_out(name: str, feedback: str) -> None:
     change, reason = ATTACKS[name]
     check(change, reason, feedback, NUM_ROUNDS)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_so_they_are_by_strategies_that_look_at_single_ones(name: str) -> None:
+    """The first client is at fault, whose reply the sum of all is written to."""
+    change, reason = ATTACKS[name]
+    check(change, reason, "plain", NUM_ROUNDS, 0, Looking)
+    check(change, reason, "plain", NUM_ROUNDS, 0)
 
 
 @pytest.mark.parametrize("feedback", ["ef", "ef21"])

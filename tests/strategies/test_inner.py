@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Error, Message, MetricRecord
 from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -39,6 +39,7 @@ from tests.strategies.federation import (
     distance,
     initial_arrays,
     num_examples,
+    partition_of,
     quadratic_app,
     train,
 )
@@ -214,6 +215,56 @@ def test_an_undecodable_reply_does_not_make_dp_skip_the_round() -> None:
     result = train(strategy, app)
     assert sorted(result.train_metrics_clientapp) == [1, 2]
     assert np.linalg.norm(result.arrays["w"].numpy()) > 0.1
+
+
+PRIVATE = {"fixed": clipped, "adaptive": adaptively_clipped}
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_an_error_does_not_make_dp_skip_the_round(name: str) -> None:
+    def fail(message, context, call_next):  # type: ignore[no-untyped-def]
+        reply = call_next(message, context)
+        fails = message.metadata.message_type == "train" and partition_of(context) == 1
+        if fails and reply.content.array_records:
+            return Message(Error(99, "no"), reply_to=message)
+        return reply
+
+    app = quadratic_app([fail, CompressionMod()])
+    result = train(Compressed(PRIVATE[name](), "identity()", "plain"), app)
+    assert sorted(result.train_metrics_clientapp) == [1, 2]
+    assert np.linalg.norm(result.arrays["w"].numpy()) > 0.1
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_dp_outlives_a_round_without_replies(name: str) -> None:
+    rounds: list[int] = []
+
+    def spoil(reply: Message) -> None:
+        rounds.append(1)
+        if len(rounds) <= NUM_NODES:
+            reply.content["metrics"]["num-examples"] = -1
+
+    app = quadratic_app([changing(spoil, *range(NUM_NODES)), CompressionMod()])
+    strategy = Compressed(PRIVATE[name](), "identity()", "plain")
+    result = train(strategy, app)
+    assert sorted(result.train_metrics_clientapp) == [2]
+    assert np.linalg.norm(result.arrays["w"].numpy()) > 0.1
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_what_clips_single_replies_is_not_linear(name: str) -> None:
+    with pytest.raises(SettingError, match=r"clips single replies.*leave linear= out"):
+        Compressed(PRIVATE[name](), "identity()", "plain", linear=True)
+
+
+def test_a_loss_that_is_no_number_does_not_reach_the_model() -> None:
+    def spoil(reply: Message) -> None:
+        reply.content["metrics"]["loss"] = float("nan")
+
+    app = quadratic_app([changing(spoil, 1), CompressionMod()])
+    result = train(Compressed(OTHERS["QFedAvg"](), "identity()", "plain"), app)
+    assert sorted(result.train_metrics_clientapp) == [1, 2]
+    assert np.isfinite(result.arrays["w"].numpy()).all()
 
 
 CLIENT_SIDE = {

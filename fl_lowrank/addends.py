@@ -27,6 +27,8 @@ class Addend(ABC):
 
     #: True if the payload's decoded tensor is added, bit for bit.
     exact: ClassVar[bool] = True
+    #: True if `squared_norm` is known before anything is summed.
+    tells_norm: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -69,6 +69,13 @@ class ModelCodec:
             return str(self.rules)
         return "; ".join(map(str, self.rules))
 
+    @property
+    def compressors(self) -> list[Compressor]:
+        """Those that the rules name."""
+        if isinstance(self.rules, Compressor):
+            return [self.rules]
+        return [rule.compressor for rule in self.rules]
+
     def groups(self, layout: Layout) -> list[Group]:
         """Say what is encoded together and by what, in wire order.
 
@@ -106,7 +113,7 @@ class ModelCodec:
                 name: int(name in small) if t.dtype.is_floating_point else 2
                 for name, t in layout.items()
             }
-        return [r.compressor for r in self.rules], {
+        return self.compressors, {
             name: _first_match(name, self.rules) for name in layout
         }
 

@@ -107,11 +107,16 @@ class UpdateSum:
         Add bit for bit what each message decodes to, as a receiver must whose sum is to
         equal that of the senders' memories. Else low-rank factors are multiplied in
         float64, all at once, and sketches summed before they are decoded.
+    norms : bool
+        Every update tells its norm: sketches are decoded one by one.
     """
 
-    def __init__(self, layout: Layout, *, exact: bool = False) -> None:
+    def __init__(
+        self, layout: Layout, *, exact: bool = False, norms: bool = False
+    ) -> None:
         self._layout = layout
         self._exact = exact
+        self._norms = norms
         ends = torch.tensor([0] + [t.numel for t in layout.values()]).cumsum(0).tolist()
         self._spans = {
             name: slice(start, end)
@@ -210,7 +215,7 @@ class UpdateSum:
 
     def _addend(self, payload: Payload) -> Addend:
         part = decoders.addend(payload)
-        if self._exact and not part.exact:
+        if (self._exact and not part.exact) or (self._norms and not part.tells_norm):
             return Dense(decoders.decode(payload))
         return part
 

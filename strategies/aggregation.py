@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from logging import WARNING
@@ -22,7 +23,7 @@ from fl_lowrank.updates import split_layout
 from . import replies as reading
 from .inner import metrics_of
 from .ledger import Ledger
-from .norms import NormLimit
+from .norms import Arrays, ExactLimit, NormLimit
 from .replies import Incoming
 from .sinks import Sink, Update, sink_for
 from .turns import SLICE, Book, Staged
@@ -62,6 +63,10 @@ class Round:
         Name of the number of examples.
     limit : NormLimit
         What is too large to be true.
+    exact_limit : ExactLimit
+        The same of arrays that travel exactly.
+    judges_all : bool
+        Sketches, too, are judged, and therefore decoded one by one.
     """
 
     number: int
@@ -70,6 +75,8 @@ class Round:
     scale: float
     weight_key: str
     limit: NormLimit
+    exact_limit: ExactLimit
+    judges_all: bool
 
     def collect(
         self,
@@ -91,8 +98,8 @@ class Round:
             except CompressionError as error:
                 _leave_out(ledger, self.number, client, error)
         usual = reading.same_form([r.message for r in read])
-        lossy, exact = self._layouts
-        sink = sink_for(book, lossy, singly=singly)
+        lossy, _ = self._layouts
+        sink = sink_for(book, lossy, singly=singly, norms=self.judges_all)
         if self.limit.knows_nothing:
             self._learn_norms(sink, read)
         accepted: dict[str, Accepted] = {}
@@ -107,7 +114,7 @@ class Round:
                     raise WireError("one of its metrics is not finite")
                 if isinstance(parts, CompressionError):
                     raise parts
-                ModelCodec.decode(reply.exact, exact)
+                self.exact_limit.check(self._before, self._exact_of(incoming))
                 norm = sink.norm(parts) / incoming.num_examples
                 self.limit.check(norm, first=reply.base == 0)
                 book.claim(client, reply)
@@ -137,6 +144,8 @@ class Round:
             if not isinstance(parts, CompressionError):
                 norm = sink.norm(parts) / incoming.num_examples
                 self.limit.note(norm, first=incoming.reply.base == 0)
+            with suppress(CompressionError):
+                self.exact_limit.note(self._before, self._exact_of(incoming))
 
     def average(
         self,
@@ -150,7 +159,7 @@ class Round:
         Its metrics function still sees every reply.
         """
         means = reading.weighted_mean(
-            (self._exact_of(a), a.incoming.num_examples) for a in accepted
+            (self._exact_of(a.incoming), a.incoming.num_examples) for a in accepted
         )
         mean = self._record(means, book.estimate, self.scale)
         book.forget_arrived()
@@ -167,7 +176,7 @@ class Round:
         messages = []
         for a in accepted:
             arrays = self._record(
-                self._exact_of(a),
+                self._exact_of(a.incoming),
                 partial(_slices_of, a.update),
                 self.scale / a.incoming.num_examples,
             )
@@ -179,9 +188,15 @@ class Round:
         """What was compressed, and what travelled exactly."""
         return split_layout(reading.layout_of(self.arrays), self.exact)
 
-    def _exact_of(self, accepted: Accepted) -> dict[str, Tensor]:
+    @cached_property
+    def _before(self) -> Arrays:
+        """What clients got of the arrays that travel exactly."""
         _, exact = self._layouts
-        return ModelCodec.decode(accepted.incoming.reply.exact, exact)
+        return {name: reading.entries_of(self.arrays[name]) for name in exact}
+
+    def _exact_of(self, incoming: Incoming) -> dict[str, Tensor]:
+        _, exact = self._layouts
+        return ModelCodec.decode(incoming.reply.exact, exact)
 
     def _record(
         self,

@@ -29,7 +29,7 @@ from .downlink import Downlink
 from .inner_state import InnerState
 from .ledger import Ledger, Purpose
 from .loop import EvaluateFn, Plan, Progress, run_rounds
-from .norms import NormLimit
+from .norms import ExactLimit, NormLimit
 from .patience import Patience
 from .training import Training
 from .uplink import Uplink
@@ -98,9 +98,10 @@ class Compressed(Strategy):
         mode ``"sum"`` all memories start anew then.
     max_norm : float, optional
         Replies whose norm for each example is more than so many times the median of the
-        last ones are left out, logged and counted in the ledger. A sketch tells its
-        norm only after it is summed, and is not judged. ``None`` leaves out only what
-        is absurd by itself.
+        last ones are left out, logged and counted in the ledger; so are those whose
+        exact arrays have changed by so much more than others'. Where the uplink has
+        sketches, these tell their norm only after they are summed, and are not judged.
+        ``None`` leaves out only what is absurd by itself.
 
     Raises
     ------
@@ -134,6 +135,7 @@ class Compressed(Strategy):
         self.evict_after = evict_after
         self.max_norm = max_norm
         self._limit = NormLimit(max_norm)
+        self._exact_limit = ExactLimit(max_norm)
         self.scale_key = scale_key
         self.seed = seed
         self.node_timeout = node_timeout
@@ -224,6 +226,7 @@ class Compressed(Strategy):
         self._initial = initial_arrays
         self._patience = Patience()
         self._limit = NormLimit(self.max_norm)
+        self._exact_limit = ExactLimit(self.max_norm)
         path = None if resume is None else Path(resume)
         inner = InnerState(self.inner) if path or self.checkpoint else None
         if path is None or inner is None:
@@ -300,6 +303,8 @@ class Compressed(Strategy):
             self._scale,
             self.uplink.weight_key,
             self._limit,
+            self._exact_limit,
+            not self.uplink.sums_undecoded,
         )
         accepted = this.collect(talk.book, talk.ledger, valid, singly=not self.linear)
         told = [] if self._private else errors

@@ -97,12 +97,9 @@ def check_clipping(strategy: Strategy, feedback: Feedback, codec: ModelCodec) ->
     """
     if not any(isinstance(s, CLIPPED_BY_CLIENTS) for s in layers(strategy)):
         return
-    if isinstance(codec.rules, Identity):
-        used: list[Compressor] = [codec.rules]
-    elif isinstance(codec.rules, Compressor):
-        used = [codec.rules, F16()]  # the latter for small tensors
-    else:
-        used = [rule.compressor for rule in codec.rules]
+    used = codec.compressors
+    if isinstance(codec.rules, Compressor) and not isinstance(codec.rules, Identity):
+        used.append(F16())  # for small tensors
     longer = [str(c) for c in used if not c.norm_nonincreasing]
     if feedback.has_memory:
         longer.append(f'feedback="{feedback}"')

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fl_lowrank.errors import ProtocolError, SettingError
+
+#: Entries of arrays, flat.
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 #: No update of one example is so long; sums of such ones are still finite in float32.
 _IMPOSSIBLE = 1e18
@@ -26,9 +35,12 @@ class NormLimit:
     ----------
     factor : float, optional
         So many medians are too much; without it only what is absurd by itself.
+    text : str
+        Says what is compared and how large it is, for errors.
     """
 
     factor: float | None
+    text: str = "the norm of its update is {:.3g} for each example"
     _first: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_REMEMBERED))
     _later: deque[float] = field(default_factory=lambda: deque(maxlen=_NUM_REMEMBERED))
 
@@ -46,8 +58,10 @@ class NormLimit:
         """Remember the norm of an update that may be compared with."""
         (self._first if first else self._later).append(norm)
 
-    def check(self, norm: float, *, first: bool) -> None:
+    def check(self, norm: float, *, first: bool = False, else_: float = 0.0) -> None:
         """Refuse an update that is too long, and remember it if it is not.
+
+        Where the median is 0, ``else_`` is compared with.
 
         Raises
         ------
@@ -55,14 +69,66 @@ class NormLimit:
             If it is.
         """
         known = (self._first if first else self._later) or self._first or self._later
-        usual = median(known) if known else math.inf
+        usual = (median(known) if known else math.inf) or else_
         most = _IMPOSSIBLE
         if self.factor is not None and usual > 0.0:
             most = min(most, self.factor * usual)
         if not norm <= most:
             msg = (
-                f"the norm of its update is {norm:.3g} for each example, the median of "
-                f"the last ones {usual:.3g}; more than {most:.3g} is left out"
+                f"{self.text.format(norm)}, the median of the last ones {usual:.3g}; "
+                f"more than {most:.3g} is left out"
             )
             raise ProtocolError(msg)
         self.note(norm, first=first)
+
+
+@dataclass
+class ExactLimit:
+    """Does the same with the distances of exact arrays to those that were sent.
+
+    Integers are counts, and far larger than real numbers, so they are judged alone.
+    """
+
+    factor: float | None
+    _limits: dict[bool, NormLimit] = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = "the change of its exact {} has a norm of {{:.3g}}"
+        self._limits = {
+            True: NormLimit(self.factor, text.format("real numbers")),
+            False: NormLimit(self.factor, text.format("integers")),
+        }
+
+    def note(self, before: Arrays, after: Mapping[str, Tensor]) -> None:
+        """Remember distances that may be compared with."""
+        for real, (distance, _) in _distances(before, after).items():
+            self._limits[real].note(distance, first=False)
+
+    def check(self, before: Arrays, after: Mapping[str, Tensor]) -> None:
+        """Refuse what is too far away, and remember distances that are not.
+
+        Raises
+        ------
+        ProtocolError
+            If something is.
+        """
+        for real, (distance, size) in _distances(before, after).items():
+            self._limits[real].check(distance, else_=size)
+
+
+def _distances(
+    before: Arrays, after: Mapping[str, Tensor]
+) -> dict[bool, tuple[float, float]]:
+    """Give distances, and norms before, of real numbers and of integers."""
+    found: dict[bool, tuple[float, float]] = {}
+    for name, tensor in after.items():
+        old = before[name].astype(np.float64)
+        new = tensor.numpy().reshape(-1).astype(np.float64)
+        real = tensor.is_floating_point()
+        distance, size = found.get(real, (0.0, 0.0))
+        with np.errstate(over="ignore"):  # infinite, which is too far
+            found[real] = (
+                math.hypot(distance, float(np.linalg.norm(new - old))),
+                math.hypot(size, float(np.linalg.norm(old))),
+            )
+    return found

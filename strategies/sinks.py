@@ -126,10 +126,13 @@ class Tracking(Dense):
         return own if self.singly else {}
 
 
-def sink_for(book: Book, layout: Layout, *, singly: bool) -> Sink:
-    """Choose by the book's mode and by what the inner strategy needs."""
+def sink_for(book: Book, layout: Layout, *, singly: bool, norms: bool) -> Sink:
+    """Choose by the book's mode and by what the inner strategy needs.
+
+    With ``norms`` everything tells its own, sketches too.
+    """
     if isinstance(book, NodeBook):
         return Tracking(layout, book, singly=singly)
     if singly:
         return Singly(layout)
-    return Summing(UpdateSum(layout, exact=book.feedback.has_share))
+    return Summing(UpdateSum(layout, exact=book.feedback.has_share, norms=norms))

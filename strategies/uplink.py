@@ -10,7 +10,7 @@ from fl_lowrank import feedback as feedbacks
 from fl_lowrank.feedback import Feedback
 from fl_lowrank.model import ModelCodec
 from fl_lowrank.scheduled import Scheduled
-from fl_lowrank.types import weakest
+from fl_lowrank.types import Additive, Compressor, weakest
 from fl_lowrank.updates import split_layout
 
 from .replies import layout_of
@@ -28,6 +28,15 @@ class Uplink:
     weight_key: str
     exact: tuple[str, ...]
 
+    @property
+    def sums_undecoded(self) -> bool:
+        """Whether clients may send sketches, which are summed before decoding."""
+        return any(
+            _has_sketch(compressor)
+            for text in self.codec.texts
+            for compressor in ModelCodec(text).compressors
+        )
+
     def fitted(self, feedback: Feedback, arrays: ArrayRecord) -> Feedback:
         """Hold a feedback against what will be sent, and complete its settings.
 
@@ -44,3 +53,15 @@ class Uplink:
             feedbacks.check_pair(feedback, found, what)
         # Its settings are the same in all rounds, so the weakest one decides.
         return feedback.fitted(weakest([codec.guarantee(lossy) for codec in codecs]))
+
+
+def _has_sketch(compressor: Compressor) -> bool:
+    """Whether a compressor, or one inside it, has payloads that are summed as they are.
+
+    Only those do not tell their norm.
+    """
+    return isinstance(compressor, Additive) or any(
+        _has_sketch(inner)
+        for inner in vars(compressor).values()
+        if isinstance(inner, Compressor)
+    )

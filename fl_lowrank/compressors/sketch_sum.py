@@ -52,6 +52,7 @@ class Undecoded(Addend):
     """
 
     exact: ClassVar[bool] = False
+    tells_norm: ClassVar[bool] = False
 
     payload: Payload
     settings: tuple[int, int]

@@ -20,11 +20,13 @@ from fl_lowrank import ModelCodec, rng
 from fl_lowrank.envelope import REQUEST_KEY, STYPE, Reply
 from simulations.loopback import LoopbackGrid
 from strategies import Compressed
+from strategies.replies import layout_of
 from tests.strategies.federation import (
     DIM,
     NUM_NODES,
     changing,
     fedavg_by_hand,
+    initial_arrays,
     logged,
     partition_of,
     quadratic_app,
@@ -210,6 +212,47 @@ def test_the_reply_of_another_client_is_left_out(feedback: str) -> None:
     np.testing.assert_allclose(result.arrays["w"].numpy(), expected, rtol=1e-4)
     ours = [x for x in lines if "the reply of partition-1: its ticket" in x]
     assert len(ours) == NUM_ROUNDS
+
+
+EXACT: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "long real numbers": ({"bn.running_mean": torch.full((3,), 3e38)}, "real numbers"),
+    "large counts": ({"bn.num_batches_tracked": torch.tensor(2**63 - 1)}, "integers"),
+    "counts of a million": ({"bn.num_batches_tracked": torch.tensor(10**6)}, "more"),
+    "negative counts": ({"bn.num_batches_tracked": torch.tensor(-(10**6))}, "more"),
+}
+
+
+@pytest.mark.parametrize("inner", [FedAvg, Looking])
+@pytest.mark.parametrize("name", EXACT)
+def test_arrays_that_travel_exactly_are_judged(name: str, inner: type[FedAvg]) -> None:
+    changed, reason = EXACT[name]
+
+    def change(reply: Reply) -> Reply:
+        layout = {k: v for k, v in layout_of(arrays).items() if k != "w"}
+        exact = ModelCodec.decode(reply.exact, layout) | changed
+        return dataclasses.replace(reply, exact=encoded(**exact))
+
+    arrays = initial_arrays(buffers=True)
+    app = quadratic_app([changing(on_reply(change), BAD), CompressionMod()])
+    with logged() as lines:
+        strategy = Compressed(inner(), uplink="identity()", feedback="plain")
+        result = train(strategy, app, num_rounds=NUM_ROUNDS, arrays=arrays)
+    others = [i for i in range(NUM_NODES) if i != BAD]
+    expected = fedavg_by_hand(NUM_ROUNDS, others)
+    np.testing.assert_allclose(result.arrays["w"].numpy(), expected, rtol=1e-4)
+    assert result.arrays["bn.num_batches_tracked"].numpy() == 5 * NUM_ROUNDS
+    assert np.abs(result.arrays["bn.running_mean"].numpy()).max() <= NUM_NODES
+    ours = [x for x in lines if "left out the reply of partition-1: the change" in x]
+    assert len(ours) == NUM_ROUNDS
+    assert all(reason in line for line in ours)
+
+
+@pytest.mark.parametrize("inner", [FedAvg, Looking])
+def test_a_sketch_that_nobody_asked_for_is_judged(inner: type[FedAvg]) -> None:
+    long = torch.zeros(DIM).index_fill(0, torch.tensor([3]), 1e9)
+    codec = ModelCodec("*: sketch(fraction=0.1, capacity=1.0)")
+    data = codec.encode({"w": long}, {}, rng.stream(5))[0]
+    check(with_lossy(data), "the norm of its update", "plain", NUM_ROUNDS, BAD, inner)
 
 
 @pytest.mark.parametrize("key", ["", "x" * 1000, 5, "partition-0", "1²3", "\0\n", None])

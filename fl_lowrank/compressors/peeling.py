@@ -110,7 +110,7 @@ def _enlist(
     load: Tensor, owners: Tensor, edges: Edges, rows: Tensor, times: int
 ) -> None:
     """Add 1 and its row for each entry to its cells; or subtract, ``times`` -1."""
-    each = torch.full_like(rows, times)
+    each = torch.full_like(rows, times, dtype=load.dtype)
     for places in edges.cells:
         load.index_add_(0, places, each)
         owners.index_add_(0, places, rows, alpha=times)
@@ -123,17 +123,20 @@ def peel(edges: Edges, cells: Tensor) -> Peeling:
     the cells; each round is a handful of operations on whole tensors.
     """
     count, size = edges.cells.shape[1], cells.numel() // SUB_TABLES
-    rest, load, owners = cells.clone(), torch.zeros_like(cells), torch.zeros_like(cells)
+    rest, owners = cells.clone(), torch.zeros_like(cells)
+    load = torch.zeros_like(cells, dtype=torch.int32)  # counts, as the turns below
     rows = torch.arange(count, device=cells.device)
     _enlist(load, owners, edges, rows, 1)
     values = torch.zeros_like(rows)
-    turn = torch.full_like(rows, -1)  # which of the lone cells gave the entry away
+    turn = torch.full_like(
+        rows, -1, dtype=torch.int32
+    )  # which of the lone cells gave the entry away
     alone = (load == 1).nonzero().reshape(-1)
     rounds = 0
     while alone.numel() and rounds < MAX_ROUNDS:
         rounds += 1
         rows = owners[alone]
-        number = torch.arange(rows.numel(), device=rows.device)
+        number = torch.arange(rows.numel(), dtype=turn.dtype, device=rows.device)
         turn[rows] = number  # an entry that lies alone several times is taken once
         once = turn[rows] == number
         rows, alone = rows[once], alone[once]

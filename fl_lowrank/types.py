@@ -174,9 +174,14 @@ class Contractive:
 
 @dataclass(frozen=True)
 class NoGuarantee:
-    """Nothing holds for every input; ``reason`` says why."""
+    """Nothing holds for every input; ``reason`` says why.
+
+    ``expands`` where the error is known to be larger than the input for some: a memory
+    of such errors would grow.
+    """
 
     reason: str
+    expands: bool = False
 
 
 Guarantee: TypeAlias = Exact | Unbiased | Contractive | NoGuarantee
@@ -191,21 +196,26 @@ def weakest(guarantees: Iterable[Guarantee]) -> Guarantee:
 
     Variances and squared errors add up over the parts, so the worst constant holds for
     the whole. Of unbiased beside contractive parts nothing is known, unless the error
-    of the latter is negligible.
+    of the latter is negligible. What expands one part expands the whole.
     """
     zeta, delta, biased = 1.0, 1.0, None
+    none: NoGuarantee | None = None
     for found in guarantees:
         match found:
             case NoGuarantee():
-                return found
+                none = found if none is None or found.expands else none
             case Unbiased():
                 zeta = max(zeta, found.zeta)
             case Contractive() if 1.0 - found.delta > NEGLIGIBLE_ERROR:
                 delta, biased = min(delta, found.delta), found
+    expands = zeta >= 2.0
+    if none is not None:
+        return NoGuarantee(none.reason, none.expands or expands)
     if biased is None:
         return Unbiased(zeta) if zeta > 1.0 else Exact()
     if zeta > 1.0:
-        return NoGuarantee(f"parts with {Unbiased(zeta)} beside others with {biased}")
+        reason = f"parts with {Unbiased(zeta)} beside others with {biased}"
+        return NoGuarantee(reason, expands)
     return Contractive(delta)
 
 

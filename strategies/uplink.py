@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord
 
 from fl_lowrank import feedback as feedbacks
+from fl_lowrank.compressors.wrappers import parts
 from fl_lowrank.feedback import Feedback
 from fl_lowrank.model import ModelCodec
 from fl_lowrank.scheduled import Scheduled
-from fl_lowrank.types import Additive, Compressor, weakest
+from fl_lowrank.types import Additive, weakest
 from fl_lowrank.updates import split_layout
 
 from .replies import layout_of
@@ -32,9 +33,10 @@ class Uplink:
     def sums_undecoded(self) -> bool:
         """Whether clients may send sketches, which are summed before decoding."""
         return any(
-            _has_sketch(compressor)
+            isinstance(part, Additive)
             for text in self.codec.texts
             for compressor in ModelCodec(text).compressors
+            for part in parts(compressor)
         )
 
     def fitted(self, feedback: Feedback, arrays: ArrayRecord) -> Feedback:
@@ -53,15 +55,3 @@ class Uplink:
             feedbacks.check_pair(feedback, found, what)
         # Its settings are the same in all rounds, so the weakest one decides.
         return feedback.fitted(weakest([codec.guarantee(lossy) for codec in codecs]))
-
-
-def _has_sketch(compressor: Compressor) -> bool:
-    """Whether a compressor, or one inside it, has payloads that are summed as they are.
-
-    Only those do not tell their norm.
-    """
-    return isinstance(compressor, Additive) or any(
-        _has_sketch(inner)
-        for inner in vars(compressor).values()
-        if isinstance(inner, Compressor)
-    )

@@ -63,7 +63,8 @@ MAX_REFRESH, MAX_STEPS = 1 << 20, 1000
 #: Of every operator in the form of the slides.
 PAPER_GUARANTEE = NoGuarantee(
     "the factor d/k of the slides makes the step too long wherever the kept entries "
-    "are large"
+    "are large",
+    expands=True,
 )
 
 

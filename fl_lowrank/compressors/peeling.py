@@ -128,9 +128,8 @@ def peel(edges: Edges, cells: Tensor) -> Peeling:
     rows = torch.arange(count, device=cells.device)
     _enlist(load, owners, edges, rows, 1)
     values = torch.zeros_like(rows)
-    turn = torch.full_like(
-        rows, -1, dtype=torch.int32
-    )  # which of the lone cells gave the entry away
+    # Which of the lone cells gave the entry away.
+    turn = torch.full_like(rows, -1, dtype=torch.int32)
     alone = (load == 1).nonzero().reshape(-1)
     rounds = 0
     while alone.numel() and rounds < MAX_ROUNDS:

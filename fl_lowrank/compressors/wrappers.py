@@ -74,10 +74,12 @@ class Then(Compressor):
             return first
         if isinstance(first, Exact) and len(parts) == 1:
             return parts[0]  # all of x is handed on
+        expands = _expand(first) or _expand(*parts)
         if isinstance(self.outer, Threshold) and not self.inner.elementwise:
             return NoGuarantee(
                 f"how many numbers {self.outer} hands on to {self.inner} depends on "
-                "the tensor"
+                "the tensor",
+                expands,
             )
         if self.outer.orthogonal and isinstance(first, Contractive):
             error = max(relative_error(part) for part in parts)
@@ -92,7 +94,8 @@ class Then(Compressor):
         if own is not None:
             return own
         return NoGuarantee(
-            f"no bound is known for {self.inner} on the numbers of {self.outer}"
+            f"no bound is known for {self.inner} on the numbers of {self.outer}",
+            expands,
         )
 
     def init(self, shape: Shape) -> State:
@@ -135,6 +138,14 @@ def parts(compressor: Compressor) -> Iterator[Compressor]:
 def sub_state(state: State, prefix: str) -> State:
     """Give the part of a state under a prefix, without it."""
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _expand(*factors: Guarantee) -> bool:
+    """Whether errors of what is multiplied can be larger than the product."""
+    if any(isinstance(found, NoGuarantee) and found.expands for found in factors):
+        return True
+    zetas = [found.zeta for found in factors if isinstance(found, Unbiased)]
+    return math.prod(zetas) >= 2.0
 
 
 def relative_error(part: Guarantee) -> float:

@@ -160,12 +160,18 @@ def joined(slots: Mapping[str, Tensors]) -> dict[str, Tensor]:
 
 
 def refuse_expanding(guarantee: Guarantee) -> str | None:
-    """Refuse unbiased compressors whose error can be larger than the input."""
-    if isinstance(guarantee, Unbiased) and guarantee.omega >= 1.0:
-        return (
-            f"its variance is up to {guarantee.omega:.3g} times its input, so what is "
-            "remembered would grow; write shrunk(inner=...) around it"
-        )
+    """Refuse compressors whose error can be larger than the input."""
+    match guarantee:
+        case Unbiased() if guarantee.omega >= 1.0:
+            return (
+                f"its variance is up to {guarantee.omega:.3g} times its input, so what "
+                "is remembered would grow; write shrunk(inner=...) around it"
+            )
+        case NoGuarantee(reason, True):
+            return (
+                f"its error can be larger than its input ({reason}), so what is "
+                "remembered would grow; write shrunk(inner=...) around what is unbiased"
+            )
     return None
 
 

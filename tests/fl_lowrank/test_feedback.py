@@ -22,7 +22,14 @@ from fl_lowrank.feedback import (
     check_pair,
     named,
 )
-from fl_lowrank.types import Contractive, Exact, Guarantee, NoGuarantee, Unbiased
+from fl_lowrank.types import (
+    Contractive,
+    Exact,
+    Guarantee,
+    NoGuarantee,
+    Unbiased,
+    weakest,
+)
 
 #: One of each, with rates that are exact in binary.
 EVERY = (Plain(), EF(), EF21(), EF21SGDM(0.25), Diana(0.125), Dasha(0.25))
@@ -294,6 +301,47 @@ def test_right_pairs_are_not() -> None:
         check_pair(Diana(), guarantee, "this")
         check_pair(Dasha(), guarantee, "this")
     check_pair(Plain(), WILD, "this")
+
+
+@pytest.mark.parametrize("feedback", [EF(), EF21(), EF21SGDM()])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "topk(fraction=0.1) >> randk(fraction=0.1)",
+        "topk(fraction=0.1) >> qsgd(levels=1)",
+        "svd(rank=4) >> randk(fraction=0.2)",
+        "powersgd(rank=4) >> terngrad()",
+        "randk(fraction=0.1) >> topk(fraction=0.5)",
+        "topk(fraction=0.1) >> randk(fraction=0.1) >> natural()",
+        "flat(inner=topk(fraction=0.1) >> randk(fraction=0.1))",
+        "by_size(threshold=9, small=f16(), large=topk(k=9) >> randk(k=1))",
+    ],
+)
+def test_chains_whose_error_grows_are_refused(feedback: Feedback, text: str) -> None:
+    found = fll.parse(text).guarantee((60, 40))
+    with pytest.raises(SettingError, match=r"can be larger .* shrunk\(inner"):
+        check_pair(feedback, found, text)
+
+
+def test_chains_that_contract_are_not() -> None:
+    for text in (
+        "topk(fraction=0.1) >> shrunk(inner=randk(fraction=0.1))",
+        "svd(rank=4) >> natural()",
+        "powersgd(rank=4) >> f16()",
+        "topk(fraction=0.1) >> eden(bits=1)",
+    ):
+        check_pair(EF(), fll.parse(text).guarantee((60, 40)), text)
+
+
+def test_what_expands_one_part_expands_the_whole() -> None:
+    wild = NoGuarantee("the factor is too large", expands=True)
+    for others in ([UNKNOWN, wild], [wild, UNKNOWN], [SMALL, wild], [wild, WILD]):
+        found = weakest(others)
+        assert isinstance(found, NoGuarantee)
+        assert found.expands
+    beside = weakest([Unbiased(1.5), SHARP])
+    assert isinstance(beside, NoGuarantee)
+    assert not beside.expands
 
 
 # --- convergence ---------------------------------------------------------------------

@@ -77,11 +77,11 @@ MISTAKES: dict[str, tuple[Callable[[Message], object], str]] = {
     "1e300 examples": (examples(1e300), "in (0, 1e+12] in the reply, found 1e+300"),
     "other metrics": (
         lambda r: metrics_of(r).update({"more": 1.0}),
-        "its metrics differ in keys from those of most replies",
+        "metrics differ from those of most replies",
     ),
     "a longer metric": (
         lambda r: metrics_of(r).update({"loss": [0.0, 1.0]}),
-        "its metrics differ in keys from those of most replies",
+        "metrics differ from those of most replies",
     ),
     "an exception": (raise_error, "out of memory"),
 }

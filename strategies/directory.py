@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from logging import INFO, WARNING
 from typing import TypeAlias
@@ -22,7 +23,8 @@ import fl_lowrank
 from fl_lowrank.envelope import HELLO, REQUEST_KEY, Request
 from fl_lowrank.errors import ProtocolError
 
-#: A node that did not introduce itself is asked again after so long.
+#: A node that did not introduce itself is asked again after so long, then after twice
+#: as long, and so on; so long is also waited for it then, while others wait.
 RETRY_SECONDS = 30.0
 _MAX_KEY = 128
 
@@ -51,7 +53,8 @@ class Directory:
         self._mod = mod
         self._key = key
         self._keys: dict[int, str] = {}
-        self._asked: dict[int, float] = {}
+        self._asked: dict[int, float] = {}  # when the last asking ended
+        self._tries: Counter[int] = Counter()
 
     def key(self, node_id: int) -> str:
         """Client key of a node; made of its id if it has not introduced itself."""
@@ -72,17 +75,14 @@ class Directory:
             If nodes are connected but none of them answers.
         """
         connected = list(grid.get_node_ids())
-        now = time.monotonic()
-        new = [
-            n
-            for n in connected
-            if n not in self._keys
-            and now - self._asked.get(n, -math.inf) > RETRY_SECONDS
-        ]
-        self._asked |= dict.fromkeys(new, now)
+        new = [n for n in connected if n not in self._keys and self._may_ask(n)]
         errors: list[str] = []
         if new:
+            if self._keys and all(map(self._tries.get, new)):
+                timeout = min(timeout, abs(RETRY_SECONDS))
             told, errors = _ask(grid, new, fid, timeout, self._key)
+            self._asked |= dict.fromkeys(new, time.monotonic())
+            self._tries.update(new)
             claimed = {key for key, _ in told.values()}
             rivals = [n for n in connected if self._keys.get(n) in claimed]
             if rivals:
@@ -99,6 +99,11 @@ class Directory:
             )
             raise ProtocolError(msg)
         return sorted(known, key=lambda n: self.order(self._keys[n]))
+
+    def _may_ask(self, node: int) -> bool:
+        """Whether a node that is not known has not been asked for long enough."""
+        pause = RETRY_SECONDS * 2.0 ** (self._tries[node] - 1)
+        return time.monotonic() - self._asked.get(node, -math.inf) > pause
 
     def _keep_living(
         self, grid: Grid, rivals: Sequence[int], fid: bytes, timeout: float

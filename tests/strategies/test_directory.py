@@ -113,6 +113,34 @@ def test_nodes_that_do_not_answer_are_asked_again_after_a_while(
     assert grid.exchange == 3
 
 
+def test_a_node_that_never_answers_costs_ever_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each asking of it lasts as long as it may; in between the others train."""
+    now = 0.0
+    waits: list[float] = []
+    faults = ScriptedFaults({(i, 1): Fault(reply=()) for i in range(1, 99)})
+    grid = grid_of(3, faults=faults)
+    original = grid.send_and_receive
+
+    def send_and_receive(messages: object, *, timeout: float) -> object:
+        nonlocal now
+        now += timeout
+        waits.append(timeout)
+        return original(messages, timeout=timeout)
+
+    monkeypatch.setattr(grid, "send_and_receive", send_and_receive)
+    monkeypatch.setattr(directories.time, "monotonic", lambda: now)
+    directory = Directory()
+    others = [grid.node_ids[0], grid.node_ids[2]]
+    for _ in range(3600):  # of an hour besides what it waits
+        for _ in range(2):  # as Flower's sampling does
+            assert directory.refresh(grid, FID, 150.0) == others
+        now += 1.0
+    assert waits[:3] == [150.0, 30.0, 30.0]
+    assert len(waits) <= 9
+
+
 def test_no_introduction_at_all_is_an_error() -> None:
     grid = grid_of(2)
     grid.client_app = quadratic_app([])

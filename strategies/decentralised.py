@@ -253,7 +253,8 @@ class Decentralised(Clocked):
                 found.append(numbers_in(message))
         mixed = room.mix(self._edges)
         self._patience.count(usable=bool(found), answered=bool(valid), errors=errors)
-        metrics = MetricRecord({**means(found), **room.edges.totals()})
+        trained = [numbers for numbers in found if numbers]  # others have only mixed
+        metrics = MetricRecord({**means(trained), **room.edges.totals()})
         metrics["num_replies"], metrics["num_mixed"] = len(found), len(mixed)
         return None, metrics
 

@@ -134,6 +134,8 @@ def test_a_node_that_only_mixes_is_not_asked_to_train() -> None:
     assert [m["num_replies"] for m in result.train_metrics_clientapp.values()] == [
         4
     ] * 6
+    losses = [m["loss"] for m in result.train_metrics_clientapp.values()]
+    assert losses == [2.5, 2.0, 2.0, 2.5, 2.0, 2.0]  # of those who trained
     x, targets = np.ones((NUM_NODES, DIM)), [target(i) for i in range(NUM_NODES)]
     for step in range(6):
         for i in range(NUM_NODES):
@@ -170,6 +172,7 @@ def test_asynchronous_gossip_follows_its_clocks() -> None:
         found = result.train_metrics_clientapp[step + 1]
         assert found["time"] == pytest.approx(now)
         assert found["num_mixed"] == 1
+        assert found["loss"] == 1.0 + tick.vertex
     np.testing.assert_allclose(models(strategy), x, rtol=1e-5)
     # Each node's steps are numbered, and nobody is asked who is not called.
     assert app.taken == [

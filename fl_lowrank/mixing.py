@@ -147,6 +147,8 @@ def fastest(topology: Topology) -> Mixing:
         )
         raise SettingError(msg) from None
     n, edges = topology.num_nodes, topology.edges
+    if not edges:
+        return _constant(topology, 0.0)
     incidence = torch.zeros(n, len(edges), dtype=torch.float64)
     columns = torch.arange(len(edges))
     first, second = topology.ends()
@@ -156,7 +158,11 @@ def fastest(topology: Topology) -> Mixing:
     distance = torch.eye(n, dtype=torch.float64) - 1.0 / n
     deviation = distance.numpy() - b @ cvxpy.diag(weights) @ b.T
     problem = cvxpy.Problem(cvxpy.Minimize(cvxpy.sigma_max(deviation)))
-    problem.solve()
+    try:
+        problem.solve()
+    except cvxpy.SolverError as error:
+        msg = f"mixing: the solver failed, {error}; use best_constant weights"
+        raise SettingError(msg) from None
     if weights.value is None:
         msg = f"mixing: the solver ended with status {problem.status!r}"
         raise SettingError(msg)

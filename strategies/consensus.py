@@ -18,6 +18,7 @@ from fl_lowrank.consensus import (
     periods_of,
     tune_gamma,
 )
+from fl_lowrank.errors import SettingError
 from fl_lowrank.mixing import Mixing, metropolis
 from fl_lowrank.model import ModelCodec
 
@@ -93,6 +94,14 @@ class Consensus(Decentralised):
         self.periods = periods_of(self.name, mixing.topology, periods)
         self.compressor = None if compressor is None else ModelCodec(compressor)
         self.gamma = gamma
+        if gamma is not None and (compressor is None or not 0.0 < gamma <= 1.0):
+            msg = (
+                "Consensus: expected gamma in (0, 1] and a compressor, found gamma "
+                f"{gamma} and compressor {compressor!r}; without gamma it is tuned"
+            )
+            raise SettingError(msg)
+        #: What is used: found anew at each start if it is not given.
+        self.tuned_gamma = gamma
         self._codec = super().codec()
 
     def summary(self) -> None:
@@ -101,7 +110,8 @@ class Consensus(Decentralised):
         text = "\t├──> Consensus: %s nodes, %s edges, rho %.4f"
         log(INFO, text, n, edges, self.mixing.rho)
         text = "\t├──> Messages: %s, gamma %s"
-        log(INFO, text, self._codec, 1.0 if self.compressor is None else self.gamma)
+        gamma = 1.0 if self.compressor is None else self.tuned_gamma
+        log(INFO, text, self._codec, gamma)
 
     def flows(self, rows: Rows) -> Flows:
         """Choose exact or compressed consensus."""
@@ -111,10 +121,12 @@ class Consensus(Decentralised):
             return Averaging(self.mixing, statistics)
         codec = contractive(self.compressor, rows.parameters)
         self._codec = str(codec)
-        if self.gamma is None:
+        gamma = self.gamma
+        if gamma is None:
             source = self.draws.child("tuning")
-            self.gamma = tune_gamma(self.mixing, codec, rows.parameters, source).gamma
-        return Tracking(self.mixing, statistics, self.gamma)
+            gamma = tune_gamma(self.mixing, codec, rows.parameters, source).gamma
+        self.tuned_gamma = gamma
+        return Tracking(self.mixing, statistics, gamma)
 
     def codec(self) -> str:
         """See `Decentralised`."""

@@ -204,6 +204,8 @@ class Decentralised(Clocked):
         ends = torch.cat([ends[self._edges] for ends in self.topology.ends()])
         senders = set(ends.tolist())
         connected = post.vertices(grid)
+        if senders and not connected:
+            connected = post.wait_for_any(grid)
         draws = self.draws.child(step)
         requests = {}
         for vertex in range(self.topology.num_nodes):

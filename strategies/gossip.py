@@ -77,6 +77,9 @@ class Gossip(Decentralised):
                 f"{num_edges} and {period}"
             )
             raise SettingError(msg)
+        if not topology.edges:
+            msg = "Gossip: expected a graph with edges, found none; take two nodes"
+            raise SettingError(msg)
         self.num_edges = num_edges
         self.matching = matching
         self.period = period

@@ -55,6 +55,7 @@ class Post:
         self._node_timeout = node_timeout
         self._directory = Directory(who, "ConsensusMod", CONSENSUS_KEY)
         self._sent: dict[int, Message] = {}
+        self._num_strangers = 0
         self._dense = 4 * sum(t.numel for t in room.rows.layout.values())
 
     def wait_for_all(self, grid: Grid) -> None:
@@ -73,20 +74,31 @@ class Post:
                 msg = (
                     f"{self._who}: waited {self._node_timeout:.0f} s for nodes with "
                     f"partition-id 0 to {num_vertices - 1}, found none with "
-                    f"{missing[:10]}; start more, or take a smaller graph"
+                    f"{missing[:10]} and {self._num_strangers} without such an id; "
+                    "start more, give each its partition-id in its node config, or "
+                    "take a smaller graph"
                 )
                 raise ProtocolError(msg)
             time.sleep(_POLL_SECONDS)
 
+    def wait_for_any(self, grid: Grid) -> dict[int, int]:
+        """Wait as long for one vertex at least, as if all were away for a moment."""
+        deadline = time.monotonic() + self._node_timeout
+        while not (found := self.vertices(grid)) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return found
+
     def vertices(self, grid: Grid) -> dict[int, int]:
         """Give the connected vertices and their node ids, in order."""
-        found = {}
+        found, self._num_strangers = {}, 0
         # A part of the wait, so that one node that hangs does not use it up.
         wait = self._node_timeout / 4
         for node in self._directory.refresh(grid, self._room.fid, wait):
             match = _PARTITION.fullmatch(self._directory.key(node))
             if match and int(match[1]) < len(self._room.boxes):
                 found[int(match[1])] = node
+            else:
+                self._num_strangers += 1
         return dict(sorted(found.items()))
 
     def request(

@@ -81,7 +81,15 @@ def draw_edges(topology: Topology, count: int, rng: Rng) -> Tensor:
     -------
     Tensor
         Positions in ``topology.edges``, int64, shape (count,).
+
+    Raises
+    ------
+    SettingError
+        If the graph has no edges.
     """
+    if not topology.edges:
+        msg = "gossip: expected a graph with edges, found none; take two nodes or more"
+        raise SettingError(msg)
     bits = rng.bits32(count).to(torch.int64) & 0xFFFFFFFF
     return (bits * len(topology.edges)) >> 32
 

@@ -25,14 +25,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..compressors import Flat, Shrunk
+from ..compressors import BySize, Flat, Shrunk
 from ..errors import SettingError
 from ..grouping import Layout, layout_of
 from ..mixing import Mixing
 from ..model import ModelCodec
 from ..rng import Rng
 from ..spec import Rule
-from ..types import Compressor, Contractive, Exact, State, Unbiased
+from ..types import Compressor, Contractive, Exact, Shape, State, Unbiased
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +138,10 @@ def contractive(codec: ModelCodec, layout: Layout) -> ModelCodec:
     """
     unbiased = set()
     for group in codec.groups(layout):
-        found = group.compressor.guarantee(group.layout.shape)
+        used = _chosen(group.compressor, group.layout.shape)
+        found = used.guarantee(group.layout.shape)
         if isinstance(found, Unbiased):
-            unbiased.add(group.compressor)
+            unbiased.add(used)
         elif not isinstance(found, Exact | Contractive):
             msg = (
                 f"CHOCO: expected a contractive or an unbiased compressor for "
@@ -150,12 +151,22 @@ def contractive(codec: ModelCodec, layout: Layout) -> ModelCodec:
             raise SettingError(msg)
 
     def fitted(compressor: Compressor) -> Compressor:
+        if isinstance(compressor, BySize):
+            small, large = fitted(compressor.small), fitted(compressor.large)
+            return BySize(threshold=compressor.threshold, small=small, large=large)
         return _shrunk(compressor) if compressor in unbiased else compressor
 
     if isinstance(codec.rules, Compressor):
         return ModelCodec(fitted(codec.rules))
     rules = [Rule(rule.pattern, fitted(rule.compressor)) for rule in codec.rules]
     return ModelCodec("; ".join(map(str, rules)))
+
+
+def _chosen(compressor: Compressor, shape: Shape) -> Compressor:
+    """Give what is used for tensors of a shape."""
+    while isinstance(compressor, BySize):
+        compressor = compressor.choose(shape)
+    return compressor
 
 
 def _shrunk(compressor: Compressor) -> Compressor:

@@ -81,6 +81,8 @@ def tune_gamma(
     SettingError
         If none is stable.
     """
+    if not mixing.topology.edges:  # nobody to agree with
+        return Tuning(max(gammas), {})
     rates = {
         gamma: _rate(Choco(mixing, codec, layout, gamma), rng, steps, device)
         for gamma in gammas

@@ -33,6 +33,7 @@ COMPRESSORS = [
     "flat(inner=randk(fraction=0.3))",
     "bias: f16(); *: qsgd(levels=4)",
     "identity()",
+    "by_size(threshold=50, small=f16(), large=randk(fraction=0.3))",
 ]
 
 

@@ -141,6 +141,8 @@ def test_one_vertex_mixes_with_nobody() -> None:
     for mixing in (max_degree(alone), metropolis(alone), best_constant(alone)):
         assert mixing.rho == pytest.approx(0.0)
         assert torch.equal(mixing.step(x), x)
+    pytest.importorskip("cvxpy")
+    assert torch.equal(fastest(alone).step(x), x)
 
 
 def test_without_cvxpy_the_error_says_what_to_install(

@@ -14,7 +14,7 @@ from fl_lowrank import topology
 from fl_lowrank.errors import ProtocolError, SettingError
 from fl_lowrank.mixing import max_degree
 from simulations.loopback import Fault, Faults, LoopbackGrid, RandomFaults
-from strategies import AsynchronousGossip, Consensus, Gossip
+from strategies import AsynchronousGossip, Consensus, Gossip, post
 from tests.strategies.federation import logged
 from tests.strategies.neighbours import (
     DIM,
@@ -291,11 +291,70 @@ def test_a_node_is_killed_for_twenty_rounds(
     assert (gap < 1e-6 * np.linalg.norm(expected)) == (not lost or not options)
 
 
+@pytest.mark.parametrize("gamma", [0.0, -0.1, 1.5])
+def test_a_step_that_cannot_be_is_refused(gamma: float) -> None:
+    with pytest.raises(SettingError, match=r"expected gamma in \(0, 1\]"):
+        Consensus(MIXING, compressor="sign()", gamma=gamma)
+    with pytest.raises(SettingError, match="and a compressor, found gamma"):
+        Consensus(MIXING, gamma=0.5)
+    with pytest.raises(SettingError, match="a graph with edges"):
+        Gossip(topology.complete(1))
+
+
+class Away(LoopbackGrid):
+    """A grid from which all nodes are away for some time."""
+
+    nobody: float = 0  # how often nobody is found
+
+    def get_node_ids(self) -> list[int]:
+        self.nobody -= 1
+        return [] if self.nobody >= 0 else list(super().get_node_ids())
+
+
+def leave_at(number: int, grid: Away, num_looks: float) -> Watched:
+    strategy = Watched(MIXING, node_timeout=0.2 if num_looks == np.inf else 60.0)
+
+    def before(round_: int) -> None:
+        if round_ == number:
+            grid.nobody = num_looks
+
+    strategy.before = before
+    return strategy
+
+
+def test_all_nodes_may_be_away_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "_POLL_SECONDS", 0.01)
+    app = App()
+    grid = Away(app.app, NUM_NODES)
+    strategy = leave_at(3, grid, 20)
+    train(strategy, app, 8, grid)
+    np.testing.assert_allclose(models(strategy), by_hand(8), rtol=1e-5)
+
+
+def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post, "_POLL_SECONDS", 0.01)
+    app = App()
+    grid = Away(app.app, NUM_NODES)
+    with pytest.raises(ProtocolError, match=r"3 rounds in a row .* no node answered"):
+        train(leave_at(3, grid, np.inf), app, 8, grid)
+
+
+def test_nodes_without_a_vertex_are_told_of() -> None:
+    app = App()
+    configs = [{}, {}, {}, {"partition-id": "x"}]
+    grid = LoopbackGrid(app.app, NUM_NODES, node_configs=configs)
+    with pytest.raises(
+        ProtocolError, match=r"none with \[3\] and 1 without such an id"
+    ):
+        train(Consensus(MIXING, node_timeout=0.1), app, 2, grid)
+
+
 def test_gamma_is_tuned_and_unbiased_compressors_are_shrunk() -> None:
     strategy = Consensus(MIXING, compressor="flat(inner=randk(fraction=0.5))")
-    assert strategy.gamma is None
+    assert strategy.tuned_gamma is None
     train(strategy, App(), 1)
-    assert strategy.gamma in (0.1, 0.2, 0.4, 0.8)
+    assert strategy.tuned_gamma in (0.1, 0.2, 0.4, 0.8)
+    assert strategy.gamma is None  # another model is tuned anew
     assert strategy.codec() == "flat(inner=shrunk(inner=randk(fraction=0.5)))"
 
 

@@ -56,7 +56,8 @@ class Decentralised(Clocked):
         Rounds between evaluations of all nodes; 0 evaluates after the last one alone.
         Then all nodes also send their models, exactly, to be measured and averaged.
     exact : sequence of str
-        Patterns of arrays that travel exactly, besides running statistics.
+        Patterns of arrays that travel exactly, besides running statistics. As these
+        they are mixed with Metropolis weights, and are not part of the distance.
     seed : int
         Of all random draws.
     node_timeout : float

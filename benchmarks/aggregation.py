@@ -33,12 +33,14 @@ from fl_lowrank import feedback as feedbacks
 from fl_lowrank.envelope import STYPE, Reply
 from fl_lowrank.errors import CompressionError
 from fl_lowrank.model import ModelCodec, layout_of
+from fl_lowrank.scheduled import parse_scheduled
 from fl_lowrank.summing import ReadUpdate, UpdateSum
 from simulations.loopback.transport import become_server
 from strategies import Ledger
 from strategies.aggregation import Round
-from strategies.norms import NormLimit
+from strategies.norms import ExactLimit, NormLimit
 from strategies.turns import Book
+from strategies.uplink import Uplink
 
 from .cnn_client import cnn_arrays, quiet
 from .speed import best_in_turns
@@ -162,19 +164,21 @@ class Noting(FedAvg):
         return super().aggregate_train(server_round, replies)
 
 
-def server_round(data: Sequence[bytes], inner: FedAvg) -> Callable[[], object]:
+def server_round(text: str, inner: FedAvg) -> Callable[[], object]:
     """Prepare what `Compressed` does with the replies of a round."""
     book = Book(feedbacks.named("ef"))
     arrays = ArrayRecord(update(0))
     valid = []
-    for i, lossy in enumerate(data):
+    for i, lossy in enumerate(replies(text)):
         ticket, _ = book.open(str(i))
         exact, _ = ModelCodec("identity()").encode({}, {}, fll.rng.stream(0))
         answer = Reply(book.fid, book.epoch, ticket, 0, i + 1, 0.0, False, lossy, exact)
         packed = answer.pack()
         array = Array("uint8", (len(packed),), STYPE, packed)
         valid.append((str(i), message_of(i, ArrayRecord({"fl-lowrank": array}))))
-    round_ = Round(1, arrays, (), 1.0, "num-examples", NormLimit(1000.0))
+    uplink = Uplink(parse_scheduled(text), "ef", "num-examples", ())
+    limits = NormLimit(1000.0), ExactLimit(1000.0)
+    round_ = Round(1, arrays, uplink, 1.0, *limits)
 
     def run() -> object:
         accepted = round_.collect(book, Ledger(), valid, singly=False)
@@ -192,7 +196,7 @@ def peak_models(text: str) -> tuple[float, float]:
     torch.set_num_threads(1)
     become_server(1)
     inner = Noting()
-    run = server_round(replies(text), inner)
+    run = server_round(text, inner)
     before = _peak_bytes(reset=True)
     run()
     return (inner.peak - before) / MODEL_BYTES, (_peak_bytes() - before) / MODEL_BYTES

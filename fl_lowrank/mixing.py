@@ -137,6 +137,9 @@ def fastest(topology: Topology) -> Mixing:
     SettingError
         If cvxpy is not installed, or its solver finds no solution.
     """
+    n, edges = topology.num_nodes, topology.edges
+    if not edges:
+        return _constant(topology, 0.0)
     try:
         # Only half of it is typed, which mypy takes for all.
         cvxpy: Any = importlib.import_module("cvxpy")
@@ -146,9 +149,6 @@ def fastest(topology: Topology) -> Mixing:
             "best_constant or metropolis weights"
         )
         raise SettingError(msg) from None
-    n, edges = topology.num_nodes, topology.edges
-    if not edges:
-        return _constant(topology, 0.0)
     incidence = torch.zeros(n, len(edges), dtype=torch.float64)
     columns = torch.arange(len(edges))
     first, second = topology.ends()

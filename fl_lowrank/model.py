@@ -56,8 +56,7 @@ class ModelCodec:
 
     def __init__(self, spec: str | Compressor) -> None:
         self.rules = parse_rules(spec) if isinstance(spec, str) else spec
-        used = [] if isinstance(self.rules, Compressor) else self.rules
-        if sum(isinstance(rule.compressor, Budget) for rule in used) > 1:
+        if sum(isinstance(compressor, Budget) for compressor in self.compressors) > 1:
             msg = (
                 f"rules: expected at most one budget, found {self}; its bytes are "
                 "those of the whole message, let one rule cover all that shares them"

@@ -164,6 +164,11 @@ class Unbiased:
         """Bound of the relative variance, ``zeta - 1``."""
         return self.zeta - 1.0
 
+    @property
+    def expands(self) -> bool:
+        """Whether the error may be as large as the input: a memory of it would grow."""
+        return self.omega >= 1.0
+
 
 @dataclass(frozen=True)
 class Contractive:
@@ -208,7 +213,7 @@ def weakest(guarantees: Iterable[Guarantee]) -> Guarantee:
                 zeta = max(zeta, found.zeta)
             case Contractive() if 1.0 - found.delta > NEGLIGIBLE_ERROR:
                 delta, biased = min(delta, found.delta), found
-    expands = zeta >= 2.0
+    expands = Unbiased(zeta).expands
     if none is not None:
         return NoGuarantee(none.reason, none.expands or expands)
     if biased is None:

@@ -23,10 +23,11 @@ from fl_lowrank.updates import split_layout
 from . import replies as reading
 from .inner import metrics_of
 from .ledger import Ledger
-from .norms import Arrays, ExactLimit, NormLimit
+from .norms import ExactLimit, NormLimit, Sent
 from .replies import Incoming
 from .sinks import Sink, Update, sink_for
 from .turns import SLICE, Book, Staged
+from .uplink import Uplink
 
 
 @dataclass(frozen=True)
@@ -55,28 +56,22 @@ class Round:
         Of the round.
     arrays : ArrayRecord
         The model that the clients got.
-    exact : tuple of str
-        Patterns of arrays that travel exactly.
+    uplink : Uplink
+        What clients were asked to send.
     scale : float
         Unit of the updates.
-    weight_key : str
-        Name of the number of examples.
     limit : NormLimit
         What is too large to be true.
     exact_limit : ExactLimit
         The same of arrays that travel exactly.
-    judges_all : bool
-        Sketches, too, are judged, and therefore decoded one by one.
     """
 
     number: int
     arrays: ArrayRecord
-    exact: tuple[str, ...]
+    uplink: Uplink
     scale: float
-    weight_key: str
     limit: NormLimit
     exact_limit: ExactLimit
-    judges_all: bool
 
     def collect(
         self,
@@ -94,12 +89,13 @@ class Round:
         read: list[Incoming] = []
         for client, message in valid:
             try:
-                read.append(reading.read(client, message, self.weight_key))
+                read.append(reading.read(client, message, self.uplink.weight_key))
             except CompressionError as error:
                 _leave_out(ledger, self.number, client, error)
         usual = reading.same_form([r.message for r in read])
         lossy, _ = self._layouts
-        sink = sink_for(book, lossy, singly=singly, norms=self.judges_all)
+        norms = not self.uplink.sums_undecoded
+        sink = sink_for(book, lossy, singly=singly, norms=norms)
         if self.limit.knows_nothing:
             self._learn_norms(sink, read)
         accepted: dict[str, Accepted] = {}
@@ -114,7 +110,7 @@ class Round:
                     raise WireError("one of its metrics is not finite")
                 if isinstance(parts, CompressionError):
                     raise parts
-                self.exact_limit.check(self._before, self._exact_of(incoming))
+                self.exact_limit.check(self._sent, self._exact_of(incoming))
                 norm = sink.norm(parts) / incoming.num_examples
                 self.limit.check(norm, first=reply.base == 0)
                 book.claim(client, reply)
@@ -145,7 +141,7 @@ class Round:
                 norm = sink.norm(parts) / incoming.num_examples
                 self.limit.note(norm, first=incoming.reply.base == 0)
             with suppress(CompressionError):
-                self.exact_limit.note(self._before, self._exact_of(incoming))
+                self.exact_limit.note(self._sent, self._exact_of(incoming))
 
     def average(
         self,
@@ -165,7 +161,7 @@ class Round:
         book.forget_arrived()
         weight = sum(a.incoming.num_examples for a in accepted)
         first = accepted[0].incoming.message
-        reply = reading.with_arrays(first, mean, (self.weight_key, weight))
+        reply = reading.with_arrays(first, mean, (self.uplink.weight_key, weight))
         with metrics_of(inner, [a.incoming.message for a in accepted]):
             return inner.aggregate_train(self.number, [reply, *errors])
 
@@ -186,13 +182,13 @@ class Round:
     @cached_property
     def _layouts(self) -> tuple[Layout, Layout]:
         """What was compressed, and what travelled exactly."""
-        return split_layout(reading.layout_of(self.arrays), self.exact)
+        return split_layout(reading.layout_of(self.arrays), self.uplink.exact)
 
     @cached_property
-    def _before(self) -> Arrays:
+    def _sent(self) -> Sent:
         """What clients got of the arrays that travel exactly."""
         _, exact = self._layouts
-        return {name: reading.entries_of(self.arrays[name]) for name in exact}
+        return Sent({name: reading.entries_of(self.arrays[name]) for name in exact})
 
     def _exact_of(self, incoming: Incoming) -> dict[str, Tensor]:
         _, exact = self._layouts

@@ -141,7 +141,6 @@ class Compressed(Strategy):
         self.node_timeout = node_timeout
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.linear = inners.is_linear(inner) if linear is None else linear
-        self._private = inners.is_private(inner)
         self.uplink: Uplink | None = None
         if uplink is not None:
             codec = parse_scheduled(uplink)
@@ -299,23 +298,21 @@ class Compressed(Strategy):
         this = Round(
             server_round,
             self._arrays,
-            self.uplink.exact,
+            self.uplink,
             self._scale,
-            self.uplink.weight_key,
             self._limit,
             self._exact_limit,
-            not self.uplink.sums_undecoded,
         )
         accepted = this.collect(talk.book, talk.ledger, valid, singly=not self.linear)
-        told = [] if self._private else errors
-        if self._private:
-            for error in errors:
-                log(WARNING, "Compressed: a reply is an error: %s", error.error.reason)
+        private = inners.has_layer(self.inner, inners.PRIVATE)
+        for error in errors if private else []:
+            log(WARNING, "Compressed: a reply is an error: %s", error.error.reason)
+        told = [] if private else errors
         if accepted and self.linear:
             arrays, metrics = this.average(self.inner, talk.book, accepted, told)
         elif accepted:
             arrays, metrics = this.pass_on(self.inner, accepted, told)
-        elif self._private:
+        elif private:
             arrays, metrics = None, None
         else:
             arrays, metrics = self.inner.aggregate_train(server_round, told)

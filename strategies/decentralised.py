@@ -204,9 +204,7 @@ class Decentralised(Clocked):
         self._edges = self.edges_at(step)
         ends = torch.cat([ends[self._edges] for ends in self.topology.ends()])
         senders = set(ends.tolist())
-        connected = post.vertices(grid)
-        if senders and not connected:
-            connected = post.wait_for_any(grid)
+        connected = post.wait_for(grid, 1 if senders else 0)
         draws = self.draws.child(step)
         requests = {}
         for vertex in range(self.topology.num_nodes):

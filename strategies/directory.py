@@ -24,8 +24,9 @@ from fl_lowrank.envelope import HELLO, REQUEST_KEY, Request
 from fl_lowrank.errors import ProtocolError
 
 #: A node that did not introduce itself is asked again after so long, then after twice
-#: as long, and so on; so long is also waited for it then, while others wait.
+#: as long, and so on.
 RETRY_SECONDS = 30.0
+_RETRY_TIMEOUT = 30.0  # of those askings, while known nodes wait
 _MAX_KEY = 128
 
 #: Client key, and version of fl-lowrank.
@@ -78,8 +79,8 @@ class Directory:
         new = [n for n in connected if n not in self._keys and self._may_ask(n)]
         errors: list[str] = []
         if new:
-            if self._keys and all(map(self._tries.get, new)):
-                timeout = min(timeout, abs(RETRY_SECONDS))
+            if self._keys and all(self._tries[node] for node in new):
+                timeout = min(timeout, _RETRY_TIMEOUT)
             told, errors = _ask(grid, new, fid, timeout, self._key)
             self._asked |= dict.fromkeys(new, time.monotonic())
             self._tries.update(new)

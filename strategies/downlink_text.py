@@ -11,7 +11,6 @@ from fl_lowrank.compressors import Identity
 from fl_lowrank.errors import SettingError
 from fl_lowrank.model import ModelCodec
 from fl_lowrank.scheduled import Scheduled, parse_scheduled
-from fl_lowrank.types import Compressor
 from fl_lowrank.updates import split_layout
 
 from .replies import layout_of
@@ -65,6 +64,4 @@ def check(codec: Scheduled, arrays: ArrayRecord, exact: Sequence[str]) -> None:
 
 
 def _sends_as_it_is(text: str) -> bool:
-    rules = ModelCodec(text).rules
-    used = [rules] if isinstance(rules, Compressor) else [r.compressor for r in rules]
-    return all(isinstance(compressor, Identity) for compressor in used)
+    return all(isinstance(c, Identity) for c in ModelCodec(text).compressors)

@@ -69,7 +69,7 @@ def check(
         to be linear that clips single replies.
     """
     name = type(strategy).__name__
-    if linear and any(isinstance(s, CLIPPING) for s in layers(strategy)):
+    if linear and has_layer(strategy, CLIPPING):
         msg = (
             f"Compressed: {name} clips single replies for differential privacy, which "
             "linear=True would keep from it; leave linear= out"
@@ -95,11 +95,11 @@ def check_clipping(strategy: Strategy, feedback: Feedback, codec: ModelCodec) ->
         If what is sent can be longer than the clipped update: a memory adds older
         updates to it, and not every compressor keeps the norm.
     """
-    if not any(isinstance(s, CLIPPED_BY_CLIENTS) for s in layers(strategy)):
+    if not has_layer(strategy, CLIPPED_BY_CLIENTS):
         return
     used = codec.compressors
     if isinstance(codec.rules, Compressor) and not isinstance(codec.rules, Identity):
-        used.append(F16())  # for small tensors
+        used = [*used, F16()]  # for small tensors
     longer = [str(c) for c in used if not c.norm_nonincreasing]
     if feedback.has_memory:
         longer.append(f'feedback="{feedback}"')
@@ -130,9 +130,9 @@ def scale_of(message: Message, key: str) -> float:
     return 1.0
 
 
-def is_private(strategy: Strategy) -> bool:
-    """Whether one of the layers adds noise for differential privacy."""
-    return any(isinstance(layer, PRIVATE) for layer in layers(strategy))
+def has_layer(strategy: Strategy, kinds: tuple[type, ...]) -> bool:
+    """Whether a strategy, or one that it wraps, is of these kinds."""
+    return any(isinstance(layer, kinds) for layer in layers(strategy))
 
 
 def layers(strategy: object) -> Iterator[object]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_lowrank.errors import ProtocolError, SettingError
-
-#: Entries of arrays, flat.
-Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 #: No update of one example is so long; sums of such ones are still finite in float32.
 _IMPOSSIBLE = 1e18
@@ -54,14 +51,16 @@ class NormLimit:
         """Whether there is nothing yet to compare with."""
         return not self._first and not self._later
 
-    def note(self, norm: float, *, first: bool) -> None:
+    def note(self, norm: float, *, first: bool = False) -> None:
         """Remember the norm of an update that may be compared with."""
         (self._first if first else self._later).append(norm)
 
-    def check(self, norm: float, *, first: bool = False, else_: float = 0.0) -> None:
+    def check(
+        self, norm: float, *, first: bool = False, otherwise: float = 0.0
+    ) -> None:
         """Refuse an update that is too long, and remember it if it is not.
 
-        Where the median is 0, ``else_`` is compared with.
+        Where the median is 0, ``otherwise`` stands for it.
 
         Raises
         ------
@@ -69,7 +68,7 @@ class NormLimit:
             If it is.
         """
         known = (self._first if first else self._later) or self._first or self._later
-        usual = (median(known) if known else math.inf) or else_
+        usual = (median(known) if known else math.inf) or otherwise
         most = _IMPOSSIBLE
         if self.factor is not None and usual > 0.0:
             most = min(most, self.factor * usual)
@@ -80,6 +79,35 @@ class NormLimit:
             )
             raise ProtocolError(msg)
         self.note(norm, first=first)
+
+
+class Sent:
+    """Arrays that travel exactly, as clients were sent them.
+
+    Parameters
+    ----------
+    entries : Mapping
+        By name; flat, in row-major order.
+
+    Attributes
+    ----------
+    norms : dict
+        Joint norm of real numbers (True) and of integers (False).
+    """
+
+    def __init__(self, entries: Mapping[str, NDArray[Any]]) -> None:
+        self._entries = entries
+        self.norms = _norms((_is_real(v), v) for v in entries.values())
+
+    def distances(self, found: Mapping[str, Tensor]) -> dict[bool, float]:
+        """Give the norms of the change to what came back."""
+        return _norms(
+            (_is_real(old), np.subtract(new, old, dtype=np.float64))
+            for old, new in (
+                (self._entries[name], tensor.numpy().reshape(-1))
+                for name, tensor in found.items()
+            )
+        )
 
 
 @dataclass
@@ -99,36 +127,34 @@ class ExactLimit:
             False: NormLimit(self.factor, text.format("integers")),
         }
 
-    def note(self, before: Arrays, after: Mapping[str, Tensor]) -> None:
+    def note(self, sent: Sent, found: Mapping[str, Tensor]) -> None:
         """Remember distances that may be compared with."""
-        for real, (distance, _) in _distances(before, after).items():
-            self._limits[real].note(distance, first=False)
+        for real, distance in sent.distances(found).items():
+            self._limits[real].note(distance)
 
-    def check(self, before: Arrays, after: Mapping[str, Tensor]) -> None:
+    def check(self, sent: Sent, found: Mapping[str, Tensor]) -> None:
         """Refuse what is too far away, and remember distances that are not.
+
+        Where most have changed nothing, a change is compared with what was sent.
 
         Raises
         ------
         ProtocolError
             If something is.
         """
-        for real, (distance, size) in _distances(before, after).items():
-            self._limits[real].check(distance, else_=size)
+        for real, distance in sent.distances(found).items():
+            self._limits[real].check(distance, otherwise=sent.norms[real])
 
 
-def _distances(
-    before: Arrays, after: Mapping[str, Tensor]
-) -> dict[bool, tuple[float, float]]:
-    """Give distances, and norms before, of real numbers and of integers."""
-    found: dict[bool, tuple[float, float]] = {}
-    for name, tensor in after.items():
-        old = before[name].astype(np.float64)
-        new = tensor.numpy().reshape(-1).astype(np.float64)
-        real = tensor.is_floating_point()
-        distance, size = found.get(real, (0.0, 0.0))
-        with np.errstate(over="ignore"):  # infinite, which is too far
-            found[real] = (
-                math.hypot(distance, float(np.linalg.norm(new - old))),
-                math.hypot(size, float(np.linalg.norm(old))),
-            )
+def _is_real(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "f"
+
+
+def _norms(arrays: Iterable[tuple[bool, NDArray[Any]]]) -> dict[bool, float]:
+    """Give the joint norm of those that are real, and that of the others."""
+    found: dict[bool, float] = {}
+    with np.errstate(over="ignore"):  # infinite, which is too far
+        for real, array in arrays:
+            norm = float(np.linalg.norm(array.astype(np.float64, copy=False)))
+            found[real] = math.hypot(found.get(real, 0.0), norm)
     return found

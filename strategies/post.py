@@ -66,25 +66,25 @@ class Post:
         ProtocolError
             If they do not come in time.
         """
-        deadline = time.monotonic() + self._node_timeout
         num_vertices = len(self._room.boxes)
-        while len(found := self.vertices(grid)) < num_vertices:
-            if time.monotonic() > deadline:
-                missing = sorted(set(range(num_vertices)) - found.keys())
-                msg = (
-                    f"{self._who}: waited {self._node_timeout:.0f} s for nodes with "
-                    f"partition-id 0 to {num_vertices - 1}, found none with "
-                    f"{missing[:10]} and {self._num_strangers} without such an id; "
-                    "start more, give each its partition-id in its node config, or "
-                    "take a smaller graph"
-                )
-                raise ProtocolError(msg)
-            time.sleep(_POLL_SECONDS)
+        found = self.wait_for(grid, num_vertices)
+        if len(found) < num_vertices:
+            missing = sorted(set(range(num_vertices)) - found.keys())
+            msg = (
+                f"{self._who}: waited {self._node_timeout:.0f} s for nodes with "
+                f"partition-id 0 to {num_vertices - 1}, found none with "
+                f"{missing[:10]} and {self._num_strangers} without such an id; "
+                "start more, give each its partition-id in its node config, or "
+                "take a smaller graph"
+            )
+            raise ProtocolError(msg)
 
-    def wait_for_any(self, grid: Grid) -> dict[int, int]:
-        """Wait as long for one vertex at least, as if all were away for a moment."""
+    def wait_for(self, grid: Grid, count: int) -> dict[int, int]:
+        """Give `vertices` as soon as there are so many, or after the wait for nodes."""
         deadline = time.monotonic() + self._node_timeout
-        while not (found := self.vertices(grid)) and time.monotonic() < deadline:
+        while len(found := self.vertices(grid)) < count:
+            if time.monotonic() > deadline:
+                break
             time.sleep(_POLL_SECONDS)
         return found
 

@@ -83,7 +83,8 @@ class Induced(Compressor):
         if isinstance(first, Exact):
             return first
         if math.isinf(error) and omega > 0.0:
-            expands = omega >= 1.0 or (isinstance(first, NoGuarantee) and first.expands)
+            wild = isinstance(first, NoGuarantee) and first.expands
+            expands = wild or Unbiased(1.0 + omega).expands
             return NoGuarantee(f"nothing bounds the error of {self.biased}", expands)
         return Unbiased(1.0 + (omega * error if omega > 0.0 else 0.0))
 

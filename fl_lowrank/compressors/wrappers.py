@@ -145,7 +145,7 @@ def _expand(*factors: Guarantee) -> bool:
     if any(isinstance(found, NoGuarantee) and found.expands for found in factors):
         return True
     zetas = [found.zeta for found in factors if isinstance(found, Unbiased)]
-    return math.prod(zetas) >= 2.0
+    return Unbiased(math.prod(zetas)).expands
 
 
 def relative_error(part: Guarantee) -> float:

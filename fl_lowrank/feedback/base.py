@@ -162,7 +162,7 @@ def joined(slots: Mapping[str, Tensors]) -> dict[str, Tensor]:
 def refuse_expanding(guarantee: Guarantee) -> str | None:
     """Refuse compressors whose error can be larger than the input."""
     match guarantee:
-        case Unbiased() if guarantee.omega >= 1.0:
+        case Unbiased() if guarantee.expands:
             return (
                 f"its variance is up to {guarantee.omega:.3g} times its input, so what "
                 "is remembered would grow; write shrunk(inner=...) around it"

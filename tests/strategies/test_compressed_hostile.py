@@ -24,6 +24,7 @@ from strategies.replies import layout_of
 from tests.strategies.federation import (
     DIM,
     NUM_NODES,
+    Overriding,
     changing,
     fedavg_by_hand,
     initial_arrays,
@@ -126,13 +127,6 @@ ATTACKS: dict[str, tuple[Change, str]] = {
 }
 
 
-class Looking(FedAvg):
-    """Gets every reply, as strategies do that look at single ones."""
-
-    def aggregate_train(self, *args: object) -> object:
-        return super().aggregate_train(*args)
-
-
 def check(
     change: Change,
     reason: str,
@@ -164,7 +158,7 @@ def test_bad_replies_are_left_out(name: str, feedback: str) -> None:
 def test_so_they_are_by_strategies_that_look_at_single_ones(name: str) -> None:
     """The first client is at fault, whose reply the sum of all is written to."""
     change, reason = ATTACKS[name]
-    check(change, reason, "plain", NUM_ROUNDS, 0, Looking)
+    check(change, reason, "plain", NUM_ROUNDS, 0, Overriding)
     check(change, reason, "plain", NUM_ROUNDS, 0)
 
 
@@ -222,7 +216,7 @@ EXACT: dict[str, tuple[dict[str, torch.Tensor], str]] = {
 }
 
 
-@pytest.mark.parametrize("inner", [FedAvg, Looking])
+@pytest.mark.parametrize("inner", [FedAvg, Overriding])
 @pytest.mark.parametrize("name", EXACT)
 def test_arrays_that_travel_exactly_are_judged(name: str, inner: type[FedAvg]) -> None:
     changed, reason = EXACT[name]
@@ -247,7 +241,7 @@ def test_arrays_that_travel_exactly_are_judged(name: str, inner: type[FedAvg]) -
     assert all(reason in line for line in ours)
 
 
-@pytest.mark.parametrize("inner", [FedAvg, Looking])
+@pytest.mark.parametrize("inner", [FedAvg, Overriding])
 def test_a_sketch_that_nobody_asked_for_is_judged(inner: type[FedAvg]) -> None:
     long = torch.zeros(DIM).index_fill(0, torch.tensor([3]), 1e9)
     codec = ModelCodec("*: sketch(fraction=0.1, capacity=1.0)")

@@ -78,6 +78,13 @@ class Settings:
     checkpoint : str
         Absolute path of a file that is replaced after every round, from which a run
         goes on if it is there; empty for none.
+    evict : str
+        Client keys with commas between, whose memories are taken out of the checkpoint
+        before the run goes on from it.
+    evict_after : int
+        Rounds after which a silent client is taken out of the memories; 0 for never.
+    max_norm : float
+        Replies so many times longer than usual ones are left out; 0 for no such limit.
     """
 
     dataset: str
@@ -108,6 +115,9 @@ class Settings:
     seed: int
     out: str
     checkpoint: str
+    evict: str
+    evict_after: int
+    max_norm: float
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -124,6 +134,11 @@ class Settings:
                     f"run config: {name} must be an absolute path, since Flower runs "
                     f"the app in a folder of its own, found {path!r}."
                 )
+        if self.evict and not self.checkpoint:
+            raise SimulationError(
+                "run config: evict takes clients out of a checkpoint's memories; name "
+                "the checkpoint too."
+            )
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> Settings:
@@ -152,6 +167,11 @@ class Settings:
             for key, kind in types.items()
         }
         return cls(**values)
+
+    @property
+    def evicted(self) -> list[str]:
+        """Client keys in `evict`."""
+        return [key.strip() for key in self.evict.split(",") if key.strip()]
 
     def evaluates_after(self, server_round: int) -> bool:
         """Tell whether the server evaluates its model after a round.
@@ -217,6 +237,8 @@ _RANGES = (
     ("server_lr", 1e-12, _MANY),
     ("timeout", 1, _MANY),
     ("seed", 0, 2**63 - 1),
+    ("evict_after", 0, _MANY),
+    ("max_norm", 0, _MANY),
 )
 
 

@@ -87,6 +87,7 @@ def _run(grid: Grid, settings: Settings, folder: RunFolder) -> Result:
         timeout=settings.timeout,
         evaluate_fn=_central_evaluation(model, data, strategy, folder, settings),
         resume=_written(strategy.checkpoint),
+        evict=settings.evicted,
     )
     if not result.train_metrics_clientapp:
         raise SimulationError(

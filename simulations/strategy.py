@@ -84,4 +84,6 @@ def build_strategy(settings: Settings) -> Compressed:
         downlink=settings.downlink,
         seed=settings.seed,
         checkpoint=settings.checkpoint or None,
+        evict_after=settings.evict_after or None,
+        max_norm=settings.max_norm or None,
     )

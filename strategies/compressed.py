@@ -40,7 +40,7 @@ class Compressed(Strategy):
 
     ::
 
-        strategy = Compressed(FedAvg(), uplink="topk(fraction=0.01) >> natural()")
+        strategy = Compressed(FedAvg(), uplink="topk(fraction=0.05) >> natural()")
         result = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=20)
 
     and, in the ClientApp, ``mods=[CompressionMod()]``. It is the outermost wrapper:
@@ -113,7 +113,7 @@ class Compressed(Strategy):
     def __init__(
         self,
         inner: Strategy,
-        uplink: str | None = "topk(fraction=0.01) >> natural()",
+        uplink: str | None = "topk(fraction=0.05) >> natural()",
         feedback: str = "ef",
         *,
         downlink: str | None = None,
@@ -152,6 +152,7 @@ class Compressed(Strategy):
             self.uplink = Uplink(codec, str(self.feedback), key, tuple(exact))
         self.downlink = downlink_text.read(downlink, has_uplink=uplink is not None)
         self._talk: Conversation | None = None
+        self._save: Callable[[], None] | None = None
         self._initial = ArrayRecord()
         self._arrays = ArrayRecord()
         self._scale = 1.0
@@ -181,6 +182,7 @@ class Compressed(Strategy):
         evaluate_fn: EvaluateFn | None = None,
         *,
         resume: str | Path | None = None,
+        evict: Sequence[str] = (),
     ) -> Result:
         """Train; see ``flwr.serverapp.strategy.Strategy.start``.
 
@@ -204,6 +206,8 @@ class Compressed(Strategy):
         resume : str or Path, optional
             A checkpoint to go on from: with the model, the clients' memories, the inner
             strategy's state and all metrics of the rounds before.
+        evict : sequence of str
+            Client keys to take out of the checkpoint's memories, as `evict` does.
 
         Raises
         ------
@@ -259,6 +263,8 @@ class Compressed(Strategy):
                 training.save(self.checkpoint, inner)
             training.book.settled()
 
+        self._save = save
+        self.evict(*evict)
         save()  # no ticket may ever be given twice
         return run_rounds(self, plan, training.progress, save)
 
@@ -322,7 +328,7 @@ class Compressed(Strategy):
             talk.book.commit(server_round)
             if self.evict_after is not None and talk.book.feedback.has_share:
                 oldest = server_round - self.evict_after
-                self.evict(*talk.book.silent_since(oldest))
+                self._take_out(talk.book.silent_since(oldest))
             arrays = reading.conformed(arrays, self._initial)
         # After a restart a whole round may have to be sent the whole model again.
         if asked and (accepted or not talk.num_behind):
@@ -345,13 +351,19 @@ class Compressed(Strategy):
     def evict(self, *clients: str) -> None:
         """Take clients out of the memories, for instance after a poisoned reply.
 
-        To be called between two rounds. They begin anew when they answer again.
+        To be called between two rounds, as in ``evaluate_fn``. They begin anew when
+        they answer again. A checkpoint is written at once.
 
         Parameters
         ----------
         *clients : str
             Client keys, as in the ledger and the log.
         """
+        self._take_out(clients)
+        if clients and self._save is not None:
+            self._save()
+
+    def _take_out(self, clients: Sequence[str]) -> None:
         for client in clients:
             log(WARNING, "Compressed: the memory of %s is taken out", client)
         self._started().book.evict(clients)

@@ -56,6 +56,7 @@ class Directory:
         self._keys: dict[int, str] = {}
         self._asked: dict[int, float] = {}  # when the last asking ended
         self._tries: Counter[int] = Counter()
+        self._ever_known = False
 
     def key(self, node_id: int) -> str:
         """Client key of a node; made of its id if it has not introduced itself."""
@@ -73,7 +74,7 @@ class Directory:
         Raises
         ------
         ProtocolError
-            If nodes are connected but none of them answers.
+            If nodes are connected but none of them answers, and none ever has.
         """
         connected = list(grid.get_node_ids())
         new = [n for n in connected if n not in self._keys and self._may_ask(n)]
@@ -92,7 +93,7 @@ class Directory:
             for error in errors:
                 log(WARNING, "%s: %s", self._who, error)
         known = [n for n in connected if n in self._keys]
-        if connected and not known:
+        if connected and not known and not self._ever_known:
             why = errors[0] if errors else f"no answer within {timeout:.0f} s"
             msg = (
                 f"{self._who}: none of {len(connected)} nodes introduced itself "
@@ -132,6 +133,7 @@ class Directory:
                 text = "%s: node %s runs fl-lowrank %s"
                 log(WARNING, text, self._who, node, version)
             self._keys[node] = key
+            self._ever_known = True
         log(INFO, "%s: %s nodes introduced themselves", self._who, len(self._keys))
 
 
@@ -174,6 +176,7 @@ def _hellos(
 def _introduction(reply: Message) -> Introduction | None:
     record = reply.content.config_records.get(REQUEST_KEY, ConfigRecord())
     key, version = record.get("client-key"), record.get("version")
-    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
-        return None
-    return key, str(version)[:_MAX_KEY]
+    # What cannot be printed would break lines of the log.
+    readable = isinstance(key, str) and 0 < len(key) <= _MAX_KEY and key.isprintable()
+    told = str(version)[:_MAX_KEY]
+    return (key, told if told.isprintable() else "?") if readable else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,15 @@ class InnerState:
                     "cannot be saved; leave checkpoint= or accountant= out"
                 )
                 raise SettingError(msg)
-        self._first = [dict(vars(layer)) for layer in self._layers]
+        # Copies, since a list may grow in place.
+        self._first = [
+            {
+                name: deepcopy(value)
+                for name, value in vars(layer).items()
+                if _is_small(value)
+            }
+            for layer in self._layers
+        ]
 
     def plain(self) -> list[list[Any]]:
         """Give what has changed: the name of each layer's class, and its values."""
@@ -53,7 +62,9 @@ class InnerState:
                     name: value
                     for name, value in vars(layer).items()
                     if is_plain(value)
-                    and (_holds_arrays(value) or value != first.get(name))
+                    and not (
+                        _is_small(value) and name in first and value == first[name]
+                    )
                 },
             ]
             for layer, first in zip(self._layers, self._first, strict=True)
@@ -80,6 +91,11 @@ class InnerState:
     @property
     def _names(self) -> list[str]:
         return [type(layer).__name__ for layer in self._layers]
+
+
+def _is_small(value: object) -> bool:
+    """Whether a value can be saved and holds no arrays, so that it can be compared."""
+    return is_plain(value) and not _holds_arrays(value)
 
 
 def _holds_arrays(value: object) -> bool:

@@ -162,7 +162,10 @@ class Book:
             return
         if reply.base == 0:
             self._reset = True
-            msg = "its memory is lost; all memories start anew with the next round"
+            msg = (
+                "its memory is lost; all memories start anew with the next round "
+                '(memory="per-node" would spare the others)'
+            )
             raise ProtocolError(msg)
         msg = f"its memory holds turn {reply.base:x}, the server applied {applied:x}"
         raise ProtocolError(msg)

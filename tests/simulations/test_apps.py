@@ -19,6 +19,7 @@ from simulations.errors import SimulationError
 from simulations.loopback import LoopbackGrid
 from simulations.results import RunFolder
 from simulations.server_app import run_federated
+from strategies.packing import unpack
 
 NUM_CLIENTS = 4
 SMALL = {
@@ -121,6 +122,25 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         entry | {key: value for key, value in mine.items() if "seconds" in key}
         for entry, mine in zip(run("whole", 2)[:2], rounds, strict=False)
     ]
+
+
+def test_a_run_goes_on_without_the_memory_of_those_it_is_told(tmp_path: Path) -> None:
+    settings = _settings(
+        out=str(tmp_path / "run"),
+        checkpoint=str(tmp_path / "run.ckpt"),
+        feedback="ef21",
+        memory="per-node",
+        num_rounds=1,
+    )
+    grid = _grid(settings)
+    run_federated(grid, settings)
+    grid.offline.update(grid.node_ids[:2])
+    run_federated(
+        grid,
+        replace(settings, num_rounds=2, evict="partition-0, partition-1", max_norm=0.0),
+    )
+    members = unpack(Path(settings.checkpoint).read_bytes())["book"]["members"]
+    assert set(members) == {f"partition-{i}" for i in range(2, len(grid.node_ids))}
 
 
 def test_runs_repeat_from_the_seed(tmp_path: Path) -> None:

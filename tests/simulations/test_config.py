@@ -42,6 +42,8 @@ def test_a_whole_number_will_do_for_a_real_one() -> None:
         ({"speed": 1}, r"unknown keys \['speed'\]"),
         ({"out": "runs"}, "out must be an absolute path"),
         ({"checkpoint": "run.ckpt"}, "checkpoint must be an absolute path"),
+        ({"evict": "partition-1"}, "name the checkpoint too"),
+        ({"evict-after": -1}, "evict-after must be from 0"),
     ],
 )
 def test_errors_say_what_is_wrong(change: dict[str, object], message: str) -> None:

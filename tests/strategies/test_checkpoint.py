@@ -96,6 +96,94 @@ def test_resumed_is_as_if_never_interrupted(
     assert evaluated[7] == whole.evaluate_metrics_serverapp[7]
 
 
+SCHEDULE = "*: topk(fraction=cosine(1.0, 0.1, rounds=6))"
+DOWN = "*: ecsq(nmse=exponential(0.01, 0.3, rounds=6))"
+
+
+@pytest.mark.parametrize("downlink", [None, DOWN])
+@pytest.mark.parametrize("feedback", ["ef", "ef21"])
+def test_schedules_go_on_with_the_round(
+    feedback: str, downlink: str | None, tmp_path: Path
+) -> None:
+    strategies: list[Compressed] = []
+
+    def make(path: Path | None) -> Compressed:
+        made = Compressed(
+            FedAvg(), SCHEDULE, feedback, downlink=downlink, checkpoint=path
+        )
+        strategies.append(made)
+        return made
+
+    whole = train(make(None), num_rounds=7, evaluate_fn=killing(-1))
+    resumed = interrupted(make, tmp_path / "c", at=3, num_rounds=7)
+    found, wanted = resumed.arrays["w"].numpy(), whole.arrays["w"].numpy()
+    assert np.array_equal(found, wanted)
+    sizes = [[r["bytes_up"] for r in s.ledger.rounds()] for s in strategies]
+    assert sizes[2] == sizes[0]
+    assert len(set(sizes[0])) >= 5  # they follow the schedule
+
+
+@pytest.mark.parametrize("memory", ["sum", "per-node"])
+def test_an_eviction_is_in_the_checkpoint_at_once(memory: str, tmp_path: Path) -> None:
+    """The server dies right after it; what was taken out must not come back."""
+    path = tmp_path / "c"
+
+    def make() -> Compressed:
+        return Compressed(FedAvg(), UPLINK, "ef21", checkpoint=path, memory=memory)
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> None:
+        if server_round == 2:
+            strategy.evict("partition-1")
+            raise Killed
+
+    grid = LoopbackGrid(quadratic_app(), NUM_NODES)
+    strategy = make()
+    with pytest.raises(Killed):
+        train(strategy, grid=grid, num_rounds=4, evaluate_fn=evaluate)
+    assert "partition-1" not in members_in(path)
+    assert len(members_in(path)) == (0 if memory == "sum" else NUM_NODES - 1)
+    make().start(grid, initial_arrays(), num_rounds=4, resume=path)
+    assert len(members_in(path)) == NUM_NODES
+
+
+@pytest.mark.parametrize("memory", ["sum", "per-node"])
+def test_a_run_goes_on_without_a_clients_memory(memory: str, tmp_path: Path) -> None:
+    path = tmp_path / "c"
+
+    def make() -> Compressed:
+        return Compressed(FedAvg(), UPLINK, "ef21", checkpoint=path, memory=memory)
+
+    grid = LoopbackGrid(quadratic_app(), NUM_NODES)
+    train(make(), grid=grid, num_rounds=3)
+    grid.offline.add(grid.node_ids[1])
+    make().start(
+        grid, initial_arrays(), num_rounds=4, resume=path, evict=["partition-1"]
+    )
+    assert members_in(path) == {f"partition-{i}" for i in (0, 2, 3)}
+
+
+def members_in(path: Path) -> set[str]:
+    members = unpack(path.read_bytes())["book"]["members"]
+    return {client for client, (applied, *_) in members.items() if applied}
+
+
+def test_what_grows_in_place_is_resumed() -> None:
+    class Noting(FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms: list[float] = []
+            self.best: dict[str, float] = {"loss": 1.0}
+
+    used, fresh = Noting(), Noting()
+    state = InnerState(used)
+    assert state.plain() == [["Noting", {}]]
+    used.norms.append(0.5)
+    used.best["loss"] = 0.25
+    used.newest = None
+    InnerState(fresh).resume(unpack(b"".join(pack(state.plain()))))
+    assert (fresh.norms, fresh.best, fresh.newest) == ([0.5], {"loss": 0.25}, None)
+
+
 def test_ledger_goes_on(tmp_path: Path) -> None:
     strategies: list[Compressed] = []
 

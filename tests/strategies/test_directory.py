@@ -153,6 +153,18 @@ def test_no_introduction_at_all_is_an_error() -> None:
         Directory().refresh(silent, FID, 10.0)
 
 
+def test_a_stranger_alone_does_not_end_a_training() -> None:
+    """Who was there before may come back, and is waited for."""
+    faults = ScriptedFaults({(i, 2): Fault(reply=()) for i in range(1, 9)})
+    grid = grid_of(3, faults=faults)
+    directory = Directory()
+    assert directory.refresh(grid, FID, 10.0) == grid.node_ids[:2]
+    grid.offline.update(grid.node_ids[:2])
+    assert directory.refresh(grid, FID, 10.0) == []
+    grid.offline.clear()
+    assert directory.refresh(grid, FID, 10.0) == grid.node_ids[:2]
+
+
 def test_no_nodes_is_not_an_error_yet() -> None:
     grid = grid_of(2)
     grid.offline.update(grid.node_ids)

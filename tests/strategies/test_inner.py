@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
 from flwr.serverapp.strategy import (
-    Bulyan,
     DifferentialPrivacyClientSideAdaptiveClipping,
     DifferentialPrivacyClientSideFixedClipping,
-    DifferentialPrivacyServerSideAdaptiveClipping,
     DifferentialPrivacyServerSideFixedClipping,
-    FedAdagrad,
-    FedAdam,
     FedAvg,
-    FedAvgM,
-    FedMedian,
-    FedProx,
-    FedTrimmedAvg,
-    FedYogi,
     Krum,
-    MultiKrum,
-    QFedAvg,
     Strategy,
 )
 
@@ -43,15 +32,7 @@ from tests.strategies.federation import (
     quadratic_app,
     train,
 )
-
-LINEAR: dict[str, Callable[[], Strategy]] = {
-    "FedAvg": FedAvg,
-    "FedProx": lambda: FedProx(proximal_mu=0.1),
-    "FedAvgM": lambda: FedAvgM(server_learning_rate=0.8, server_momentum=0.5),
-    "FedAdam": FedAdam,
-    "FedYogi": FedYogi,
-    "FedAdagrad": FedAdagrad,
-}
+from tests.strategies.inners import LINEAR, OTHERS, clipped
 
 
 class Passing(Strategy):
@@ -74,29 +55,6 @@ class Passing(Strategy):
 
     def summary(self) -> None:
         self.strategy.summary()
-
-
-def clipped(norm: float = 1.0) -> Strategy:
-    return DifferentialPrivacyServerSideFixedClipping(FedAvg(), 0.0, norm, 4)
-
-
-def adaptively_clipped() -> Strategy:
-    return DifferentialPrivacyServerSideAdaptiveClipping(
-        FedAvg(), 0.0, 4, initial_clipping_norm=1.0
-    )
-
-
-OTHERS: dict[str, Callable[[], Strategy]] = {
-    "Krum": Krum,
-    "MultiKrum": lambda: MultiKrum(num_nodes_to_select=2),
-    "Bulyan": Bulyan,
-    "FedMedian": FedMedian,
-    "FedTrimmedAvg": FedTrimmedAvg,
-    "QFedAvg": lambda: QFedAvg(client_learning_rate=0.1, train_loss_key="loss"),
-    "fixed clipping": clipped,
-    "adaptive clipping": adaptively_clipped,
-    "a subclass": Overriding,
-}
 
 
 @pytest.mark.parametrize("name", [*LINEAR, *OTHERS])

@@ -176,7 +176,8 @@ def _hellos(
 def _introduction(reply: Message) -> Introduction | None:
     record = reply.content.config_records.get(REQUEST_KEY, ConfigRecord())
     key, version = record.get("client-key"), record.get("version")
+    if not isinstance(key, str) or not 0 < len(key) <= _MAX_KEY:
+        return None
     # What cannot be printed would break lines of the log.
-    readable = isinstance(key, str) and 0 < len(key) <= _MAX_KEY and key.isprintable()
     told = str(version)[:_MAX_KEY]
-    return (key, told if told.isprintable() else "?") if readable else None
+    return (key, told if told.isprintable() else "?") if key.isprintable() else None

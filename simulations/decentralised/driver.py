@@ -90,26 +90,28 @@ class Training:
         Returns
         -------
         Round
-            Accuracy: mean, standard deviation over the agents, of each, and of the
-            averaged model. Consensus distance: root mean square over the agents of the
-            distance to the mean of the parameters, over the norm of the mean. Bytes so
-            far over an edge, both ways: mean and largest.
+            Mean loss on the test set. Accuracy: mean, standard deviation over the
+            agents, of each, and of the averaged model. Consensus distance: root mean
+            square over the agents of the distance to the mean of the parameters, over
+            the norm of the mean. Bytes so far over an edge, both ways: mean and
+            largest.
         """
         agents = self.agents
         mean = agents.parameters.mean(dim=0)
         squares = [float((row - mean).square().sum()) for row in agents.parameters]
         found = [
-            self._accuracy(agents.parameters[i], agents.statistics[i], share)
+            self._evaluated(agents.parameters[i], agents.statistics[i], share)
             for i, share in enumerate(self.shares)
         ]
-        accuracies = torch.tensor(found, dtype=torch.float64)
+        losses, accuracies = torch.tensor(found, dtype=torch.float64).T
         middle = agents.statistics.mean(dim=0)
         edges = max(len(self.bytes), 1)
         return {
             "step": self.num_steps,
+            "loss": float(losses.mean()),
             "accuracy": float(accuracies.mean()),
             "accuracy_deviation": float(accuracies.std(correction=0)),
-            "accuracy_agents": found,
+            "accuracy_agents": accuracies.tolist(),
             "accuracy_of_mean": self.accuracy_of_mean(mean, middle),
             "consensus_distance": (sum(squares) / len(squares)) ** 0.5
             / float(mean.norm()),
@@ -136,7 +138,7 @@ class Training:
             Accuracy on the test set.
         """
         everybody = torch.cat([share[:256] for share in self.shares])
-        return self._accuracy(parameters, statistics, everybody)
+        return self._evaluated(parameters, statistics, everybody)[1]
 
     @property
     def total_steps(self) -> int:
@@ -167,14 +169,15 @@ class Training:
             "steps_per_epoch": self.steps_per_epoch,
         }
 
-    def _accuracy(
+    def _evaluated(
         self, row: torch.Tensor, statistics: torch.Tensor, share: torch.Tensor
-    ) -> float:
+    ) -> tuple[float, float]:
+        """Give loss and accuracy on the test set."""
         if self.settings.statistics == "recomputed" and len(statistics):
             own = self.data.train_x[share.to(self.data.train_x.device)]
             statistics = self.agents.recomputed(row, own)
         model = self.agents.load(row, statistics)
-        return evaluate(model, self.data.test_x, self.data.test_y)[1]
+        return evaluate(model, self.data.test_x, self.data.test_y)
 
 
 def run(settings: Settings, on_round: Callable[[Round], None]) -> None:
@@ -199,7 +202,7 @@ def run(settings: Settings, on_round: Callable[[Round], None]) -> None:
             entry = {
                 "round": step / training.steps_per_epoch,
                 **training.measure(),
-                "loss": torch.tensor(losses).nanmean().item(),
+                "train_loss": torch.tensor(losses).nanmean().item(),
                 "seconds": time.perf_counter() - start,
             }
             folder.append_round(entry)

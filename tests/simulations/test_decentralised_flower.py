@@ -77,6 +77,7 @@ def test_loopback_and_one_process_agree(name: str) -> None:
     assert float((alone.agents.parameters - start).norm()) > 1e-3 * norm
     metrics = result.evaluate_metrics_clientapp[alone.total_steps]
     assert metrics["accuracy_agents"] == measured["accuracy_agents"]
+    assert metrics["loss"] == pytest.approx(measured["loss"], rel=1e-6)
     assert metrics["messages"] == measured["messages"]
     distance = metrics["consensus_distance"]
     assert distance == pytest.approx(measured["consensus_distance"], rel=1e-4)

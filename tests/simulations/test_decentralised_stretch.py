@@ -58,5 +58,6 @@ def test_an_epoch_through_flwr_run(
         sums = {"accuracy", "accuracy_deviation"}
         for key in sums:
             assert found[key] == pytest.approx(expected[key], rel=1e-12)
-        same = expected.keys() - sums - {"consensus_distance"}
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        same = expected.keys() - sums - {"loss", "consensus_distance"}
         assert {k: found[k] for k in same} == {k: expected[k] for k in same}

@@ -34,13 +34,17 @@ class Topology:
     Raises
     ------
     SettingError
-        If an edge is a loop, is not of two vertices, or the graph is not connected.
+        If there is no vertex, an edge is a loop or not between two of the vertices, or
+        the graph is not connected.
     """
 
     num_nodes: int
     edges: tuple[Edge, ...]
 
     def __post_init__(self) -> None:
+        if self.num_nodes < 1:
+            msg = f"topology: expected at least one vertex, found {self.num_nodes}"
+            raise SettingError(msg)
         bad = next(
             (e for e in self.edges if not 0 <= e[0] < e[1] < self.num_nodes), None
         )
@@ -141,10 +145,24 @@ def from_edges(edges: Iterable[Edge], num_nodes: int | None = None) -> Topology:
         Loops and repetitions are dropped.
     num_nodes : int, optional
         Largest vertex plus one if left out.
+
+    Raises
+    ------
+    SettingError
+        If an edge leaves the vertices, or the graph is not connected.
     """
     pairs = sorted({(min(e), max(e)) for e in edges if e[0] != e[1]})
     largest = max((j for _, j in pairs), default=0)
-    return Topology(largest + 1 if num_nodes is None else num_nodes, tuple(pairs))
+    if num_nodes is None:
+        num_nodes = largest + 1
+    beyond = [e for e in pairs if not 0 <= e[0] <= e[1] < num_nodes]
+    if beyond and num_nodes >= 1:
+        msg = (
+            f"topology: the edge {beyond[0]} leaves the {num_nodes} vertices, which "
+            f"are 0 to {num_nodes - 1}"
+        )
+        raise SettingError(msg)
+    return Topology(num_nodes, tuple(pairs))
 
 
 def cycle(num_nodes: int, chords: Sequence[int] = ()) -> Topology:

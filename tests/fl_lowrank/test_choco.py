@@ -86,7 +86,9 @@ def test_the_mean_stays_with_local_steps(text: str, num_steps: int) -> None:
     "text", ["flat(inner=randk(fraction=0.3))", "flat(inner=topk(fraction=0.2))"]
 )
 def test_the_mean_stays_for_ten_thousand_steps(text: str) -> None:
-    assert drift(10_000, text) < 1e-6
+    found = drift(10_000, text)
+    print(f"the mean has moved by {found:.2g} of its norm")
+    assert found < 1e-6
 
 
 def test_without_loss_it_is_plain_mixing() -> None:

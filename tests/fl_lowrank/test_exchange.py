@@ -74,7 +74,9 @@ def test_the_mean_stays_with_local_steps(algorithm: str, graph: str) -> None:
 @pytest.mark.parametrize("algorithm", algorithms(GRAPHS["cycle 4"]))
 def test_the_mean_stays_for_ten_thousand_steps(algorithm: str, graph: str) -> None:
     step = algorithms(GRAPHS[graph])[algorithm]
-    assert drift(GRAPHS[graph], step, 10_000) < 1e-6
+    found = drift(GRAPHS[graph], step, 10_000)
+    print(f"the mean has moved by {found:.2g} of its norm")
+    assert found < 1e-6
 
 
 def test_a_matrix_in_float32_does_not_keep_the_mean() -> None:

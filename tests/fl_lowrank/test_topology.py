@@ -8,7 +8,14 @@ import torch
 
 from fl_lowrank import topology
 from fl_lowrank.errors import SettingError
-from fl_lowrank.topology import Topology, from_edges, from_networkx
+from fl_lowrank.topology import (
+    Topology,
+    complete,
+    cycle,
+    from_edges,
+    from_networkx,
+    star,
+)
 
 #: Graph, vertices, edges, smallest and largest degree.
 GRAPHS = {
@@ -84,6 +91,7 @@ def test_any_graph_of_networkx() -> None:
         (2, ((-1, 0),), r"found \(-1, 0\)"),
         (3, ((1, 2), (0, 1)), "expected sorted edges"),
         (3, ((0, 1), (0, 1), (1, 2)), "each once"),
+        (0, (), "at least one vertex, found 0"),
     ],
 )
 def test_others_are_refused(
@@ -91,3 +99,14 @@ def test_others_are_refused(
 ) -> None:
     with pytest.raises(SettingError, match=reason):
         Topology(num_nodes, edges)
+
+
+def test_a_list_of_edges_must_fit() -> None:
+    reason = r"edge \(0, 5\) leaves the 3 vertices, which are 0 to 2"
+    with pytest.raises(SettingError, match=reason):
+        from_edges([(0, 1), (5, 0), (1, 2)], 3)
+    with pytest.raises(SettingError, match=r"edge \(-1, 2\) leaves"):
+        from_edges([(0, 1), (2, -1)])
+    for make in (cycle, star, complete):
+        with pytest.raises(SettingError, match="at least one vertex"):
+            make(0)

@@ -1,7 +1,8 @@
 """An epoch of every setting on Fashion-MNIST: ``flwr run`` equals the fast path.
 
-``pytest -s -m slow tests/simulations/test_decentralised_stretch.py -k cycle`` takes
-about 12 minutes on two cores and prints what both have found; the torus takes longer.
+``pytest -s -m slow`` on this file prints what both have found. On two cores the tenths
+of the cycle take a quarter of an hour and those of the torus half an hour (``-k "tenth
+and cycle"``), a whole epoch of the cycle as long, and one of the torus an hour.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from simulations.runner.superlink import LocalSuperLink
 from tests.simulations.runs import decentralised_in_process, decentralised_on_ray
 
 #: A tenth of the data: an epoch is 60 steps on the cycle and 28 on the torus.
-COMMON = "--epochs 1 --train-samples 6000 --device cpu --seed 0"
+TENTH = "--epochs 1 --train-samples 6000 --device cpu --seed 0"
+#: All of it: 600 and 278 steps.
+WHOLE = "--epochs 1 --device cpu --seed 0"
 NUM_AGENTS = {"cycle": 4, "torus": 36}
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(3 * 3600),
     pytest.mark.skipif(data_folder() is None, reason="needs FL_LOWRANK_DATA"),
 ]
 
@@ -35,12 +38,19 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSuperLink]:
 
 
 @pytest.mark.parametrize("name", [n for n in FASHION if not n.endswith("-single")])
-def test_an_epoch_through_flwr_run(
-    name: str, link: LocalSuperLink, tmp_path: Path
-) -> None:
-    text = f"fashion --only {name} {COMMON}"
+def test_a_tenth_of_an_epoch(name: str, link: LocalSuperLink, tmp_path: Path) -> None:
+    compare(name, TENTH, link, tmp_path)
+
+
+@pytest.mark.parametrize("name", NUM_AGENTS)
+def test_a_whole_epoch(name: str, link: LocalSuperLink, tmp_path: Path) -> None:
+    compare(name, WHOLE, link, tmp_path)
+
+
+def compare(name: str, common: str, link: LocalSuperLink, folder: Path) -> None:
+    text = f"fashion --only {name} {common}"
     num_agents = NUM_AGENTS[name.partition("-")[0]]
-    (found,) = decentralised_on_ray(link, text, num_agents, tmp_path)
+    (found,) = decentralised_on_ray(link, text, num_agents, folder)
     expected = decentralised_in_process(text).measure()
     for key in ("accuracy", "accuracy_of_mean", "consensus_distance", "bytes"):
         print(f"{name}: {key} {found[key]:.6g} through Flower, {expected[key]:.6g}")

@@ -42,17 +42,18 @@ class Row:
     descent: Descent
 
     @property
-    def missed(self) -> bool:
-        """Whether it went otherwise than it should.
+    def met(self) -> bool | None:
+        """Whether it went as it should; None where nothing is asked.
 
-        Of a client that saves too late nothing is asked.
+        That is where a client saves too late, and where nothing that parts memories
+        happens to those that commit at once.
         """
         match self.way:
             case "protocol":
-                return not self.descent.reached
+                return self.descent.reached
             case "commit on send" if FATES[self.fate].parts:
-                return self.descent.floor < FAR
-        return False
+                return self.descent.floor >= FAR
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +81,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     )
     for title in ("problem", "step", "fate", "memories"):
         table.add_column(title)
-    for title in ("rounds to 1e-10", "floor", ""):
+    for title in ("rounds to 1e-10", "floor", "bar"):
         table.add_column(title, justify="right")
     for row in rows:
         descent = row.descent
@@ -91,7 +92,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
             row.way,
             str(descent.num_rounds) if descent.reached else "never",
             "" if descent.reached else f"{descent.floor:.1e}",
-            "MISSED" if row.missed else "",
+            {True: "ok", False: "MISSED", None: ""}[row.met],
         )
     console.print(table)
 
@@ -117,7 +118,7 @@ def _run(argv: Sequence[str] | None, console: Console) -> None:
         )
     ]
     show(rows, console)
-    if missed := sum(row.missed for row in rows):
+    if missed := sum(row.met is False for row in rows):
         raise SimulationError(f"{missed} of {len(rows)} runs missed their bar.")
 
 

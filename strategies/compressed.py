@@ -264,7 +264,7 @@ class Compressed(Strategy):
             training.book.settled()
 
         self._save = save
-        self.evict(*evict)
+        self._take_out(evict)
         save()  # no ticket may ever be given twice
         return run_rounds(self, plan, training.progress, save)
 

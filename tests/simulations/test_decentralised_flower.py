@@ -20,7 +20,11 @@ from simulations.loopback import LoopbackGrid
 from simulations.results import Round, RunFolder
 from simulations.runner.superlink import LocalSuperLink
 from simulations.server_app import run_federated
-from tests.simulations.runs import decentralised_in_process, decentralised_on_ray
+from tests.simulations.runs import (
+    ROUNDED,
+    decentralised_in_process,
+    decentralised_on_ray,
+)
 
 COMMON = "--train-samples 240 --batch-size 8 --device cpu"
 TOPK = "--compressor 'topk(fraction=0.2) >> natural()' --gamma 0.3"
@@ -95,8 +99,9 @@ def test_a_run_writes_what_the_report_reads(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run" / "seed-0")
     rounds = folder.read_rounds()
     assert [entry["round"] for entry in rounds] == [1.0, 2.0]
-    same = measured.keys() - {"consensus_distance"}
+    same = measured.keys() - ROUNDED
     assert {k: rounds[-1][k] for k in same} == {k: measured[k] for k in same}
+    assert rounds[-1]["loss"] == pytest.approx(measured["loss"], rel=1e-4)
     assert list(result.evaluate_metrics_serverapp) == [2, 4]
     write_report(tmp_path, Console(quiet=True))
     assert (tmp_path / "curves.png").stat().st_size > 0
@@ -122,5 +127,6 @@ def test_so_does_flwr_run_on_ray(tmp_path: Path) -> None:
     with LocalSuperLink(tmp_path / "superlink.log") as link:
         (entry,) = decentralised_on_ray(link, text, 4, tmp_path)
     _, measured = in_one_process("--model digits-cnn --max-steps 3")
-    same = measured.keys() - {"consensus_distance"}
+    same = measured.keys() - ROUNDED
     assert {k: entry[k] for k in same} == {k: measured[k] for k in same}
+    assert entry["loss"] == pytest.approx(measured["loss"], rel=1e-4)

@@ -56,7 +56,6 @@ class Directory:
         self._keys: dict[int, str] = {}
         self._asked: dict[int, float] = {}  # when the last asking ended
         self._tries: Counter[int] = Counter()
-        self._ever_known = False
 
     def key(self, node_id: int) -> str:
         """Client key of a node; made of its id if it has not introduced itself."""
@@ -93,7 +92,7 @@ class Directory:
             for error in errors:
                 log(WARNING, "%s: %s", self._who, error)
         known = [n for n in connected if n in self._keys]
-        if connected and not known and not self._ever_known:
+        if connected and not self._keys:  # which keep those that are away
             why = errors[0] if errors else f"no answer within {timeout:.0f} s"
             msg = (
                 f"{self._who}: none of {len(connected)} nodes introduced itself "
@@ -133,7 +132,6 @@ class Directory:
                 text = "%s: node %s runs fl-lowrank %s"
                 log(WARNING, text, self._who, node, version)
             self._keys[node] = key
-            self._ever_known = True
         log(INFO, "%s: %s nodes introduced themselves", self._who, len(self._keys))
 
 

@@ -48,7 +48,7 @@ class InnerState:
             {
                 name: deepcopy(value)
                 for name, value in vars(layer).items()
-                if _is_small(value)
+                if is_plain(value) and not _holds_arrays(value)
             }
             for layer in self._layers
         ]
@@ -62,8 +62,10 @@ class InnerState:
                     name: value
                     for name, value in vars(layer).items()
                     if is_plain(value)
-                    and not (
-                        _is_small(value) and name in first and value == first[name]
+                    and (
+                        _holds_arrays(value)
+                        or name not in first
+                        or value != first[name]
                     )
                 },
             ]
@@ -91,11 +93,6 @@ class InnerState:
     @property
     def _names(self) -> list[str]:
         return [type(layer).__name__ for layer in self._layers]
-
-
-def _is_small(value: object) -> bool:
-    """Whether a value can be saved and holds no arrays, so that it can be compared."""
-    return is_plain(value) and not _holds_arrays(value)
 
 
 def _holds_arrays(value: object) -> bool:

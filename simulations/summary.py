@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from .results import Round, RunFolder
 
-_NUM_LAST = 5
+#: Evaluations that the reported accuracy is the mean of.
+NUM_LAST = 5
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Summary:
         return int(self.evaluated_rounds[reached[0]]) if len(reached) else None
 
     def _last(self) -> NDArray[np.float64]:
-        return self._accuracies()[:, 1:][:, -_NUM_LAST:].mean(axis=1)
+        return self._accuracies()[:, 1:][:, -NUM_LAST:].mean(axis=1)
 
     def _accuracies(self) -> NDArray[np.float64]:
         return np.array(

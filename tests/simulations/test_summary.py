@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from simulations.errors import SimulationError
+from simulations.figures import running_mean
 from simulations.report import write_report
 from simulations.results import RunFolder
-from simulations.summary import read_summaries
+from simulations.summary import NUM_LAST, read_summaries
 
 
 def _write_run(
@@ -70,6 +71,18 @@ def test_rounds_without_evaluation(tmp_path: Path) -> None:
     assert summary.first_round_reaching(0.6) == 4
     assert summary.megabytes_sent_up == pytest.approx([0, 2e-4, 4e-4])
     assert summary.bytes_up == 400
+
+
+def test_a_smoothed_curve_ends_at_the_accuracy_of_the_table(tmp_path: Path) -> None:
+    _write_run(tmp_path / "long" / "seed-0", [0.1 + 0.8 * (i % 3) for i in range(40)])
+    _write_run(tmp_path / "short" / "seed-0", [0.1, 0.4, 0.6])
+    long, _ = read_summaries(tmp_path)
+    smooth = running_mean(long.accuracy, NUM_LAST)
+    assert smooth[-1] == pytest.approx(long.last_accuracy)
+    assert smooth[:3] == pytest.approx([0.1, 0.5, 0.9])
+    assert running_mean(long.accuracy, 1) == pytest.approx(long.accuracy)
+    write_report(tmp_path, Console(file=io.StringIO()))
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_a_line_being_written_is_not_read(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """An epoch of every setting on Fashion-MNIST: ``flwr run`` equals the fast path.
 
-``pytest -s -m slow`` on this file prints what both have found. On two cores the tenths
-of the cycle take a quarter of an hour and those of the torus half an hour (``-k "tenth
-and cycle"``), a whole epoch of the cycle as long, and one of the torus an hour.
+``pytest -s -m slow`` on this file prints what both have found. On two idle cores the
+tenths of the cycle take a quarter of an hour and those of the torus half an hour (``-k
+"tenth and cycle"``); a whole epoch takes a quarter of an hour for each setting of the
+cycle, and an hour for each of the torus.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ TENTH = "--epochs 1 --train-samples 6000 --device cpu --seed 0"
 #: All of it: 600 and 278 steps.
 WHOLE = "--epochs 1 --device cpu --seed 0"
 NUM_AGENTS = {"cycle": 4, "torus": 36}
+NAMES = [name for name in FASHION if not name.endswith("-single")]
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,12 +43,12 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSuperLink]:
         yield found
 
 
-@pytest.mark.parametrize("name", [n for n in FASHION if not n.endswith("-single")])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_tenth_of_an_epoch(name: str, link: LocalSuperLink, tmp_path: Path) -> None:
     compare(name, TENTH, link, tmp_path)
 
 
-@pytest.mark.parametrize("name", NUM_AGENTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_whole_epoch(name: str, link: LocalSuperLink, tmp_path: Path) -> None:
     compare(name, WHOLE, link, tmp_path)
 

@@ -44,24 +44,24 @@ def write_figure(path: Path, summaries: Sequence[Summary]) -> None:
     FigureCanvasAgg(figure)
     by_round, by_up, by_down = figure.subplots(1, 3, sharey=True)
     for summary, color in zip(summaries, distinct_colors(len(summaries)), strict=True):
-        accuracy, label = summary.accuracy, summary.name
-        smooth = running_mean(accuracy, NUM_LAST if _is_long(summary) else 1)
+        accuracy, long = summary.accuracy, _is_long(summary)
+        smooth = running_mean(accuracy, NUM_LAST) if long else accuracy
         # Nothing was sent before round 1, and the scale is logarithmic.
         for axes, x, first in (
             (by_round, summary.evaluated_rounds, 0),
             (by_up, summary.megabytes_sent_up, 1),
             (by_down, summary.megabytes_sent_down, 1),
         ):
-            if _is_long(summary):
+            if long:
                 axes.plot(x[first:], accuracy[first:], color=color, alpha=0.2)
-            axes.plot(x[first:], smooth[first:], color=color, label=label)
-            label = "_"  # one line of the legend for each setting
+            axes.plot(x[first:], smooth[first:], color=color, label=summary.name)
     means = f", mean of {NUM_LAST}" if any(map(_is_long, summaries)) else ""
     by_round.set(xlabel="round", ylabel=f"test accuracy{means}")
     by_round.set_ylim(bottom=min(np.quantile(s.accuracy, 0.15) for s in summaries))
     by_up.set(xlabel="MB sent up, all clients", xscale="log")
     by_down.set(xlabel="MB sent down for training, all clients", xscale="log")
-    figure.legend(loc="outside right upper", fontsize="small")
+    lines, names = by_round.get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside right upper", fontsize="small")
     for axes in (by_round, by_up, by_down):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..errors import SettingError
 from ..grouping import Layout
@@ -20,6 +21,8 @@ from .choco import Choco
 
 GAMMAS = (0.1, 0.2, 0.4, 0.8)
 _STEPS = 60
+#: Parts of the distance at the start. Below the second, float32 would round.
+_UNSTABLE, _AGREED = 1e3, 1e-4
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def tune_gamma(
 
     The distance is that of the vectors to their mean and of the public copies to the
     vectors, squared and added. Its factor is measured over the second half of the
-    steps, since copies that start from zero first have to follow.
+    steps, since copies that start from zero first have to follow. They end early where
+    nothing but rounding would be left of the distance.
 
     Parameters
     ----------
@@ -68,7 +72,7 @@ def tune_gamma(
     gammas : sequence of float
         What to try.
     steps : int
-        For each; n encodings are one step.
+        For each, at most; n encodings are one step.
     device : torch.device or str
         Where to compute.
 
@@ -104,14 +108,18 @@ def _rate(choco: Choco, rng: Rng, steps: int, device: torch.device | str) -> flo
     x = rng.child("vectors").normal(n, d, device=device)
     mean = x.mean(dim=0)
     state = choco.init(torch.zeros_like(x))
-    distances = []
+    distances = [_distance(x, mean, state.public)]
     for step in range(steps):
         x, state, _ = choco.step(x, state, rng.child("step", step))
-        gap = (x - mean).square().sum() + (x - state.public).square().sum()
-        distances.append(math.sqrt(float(gap)))
-        if not distances[-1] < 1e3 * distances[0]:
+        distances.append(_distance(x, mean, state.public))
+        if not distances[-1] < _UNSTABLE * distances[0]:
             return math.inf
-    half = steps // 2
-    if distances[-1] == 0.0:
-        return 0.0
-    return float((distances[-1] / distances[half - 1]) ** (1.0 / (steps - half)))
+        if distances[-1] < _AGREED * distances[0]:
+            break
+    last = len(distances) - 1
+    half = last // 2
+    return float((distances[last] / distances[half]) ** (1.0 / (last - half)))
+
+
+def _distance(x: Tensor, mean: Tensor, public: Tensor) -> float:
+    return math.sqrt(float((x - mean).square().sum() + (x - public).square().sum()))

@@ -36,6 +36,9 @@ from .survey import Survey
 
 #: How often nodes whose answer to the last evaluation was lost are asked.
 _LAST_ATTEMPTS = 3
+#: Requests in a row without a usable reply that end a training: for each node, and in
+#: all. Gossip asks two nodes a round, and messages are lost in good networks too.
+_MAX_EMPTY_REQUESTS = 3, 24
 
 
 class Decentralised(Clocked):
@@ -92,11 +95,11 @@ class Decentralised(Clocked):
         self.node_timeout = node_timeout
         self._last_round = 0
         self._parts: tuple[MailRoom, Post] | None = None
-        self._patience = Patience(who=self.name)
+        self._patience = self._fresh_patience()
         self.survey = Survey()
         self._edges = torch.zeros(0, dtype=torch.int64)
         self._trained = [0] * topology.num_nodes
-        self._initial = ArrayRecord()
+        self._num_asked = 0
 
     @property
     def name(self) -> str:
@@ -165,8 +168,8 @@ class Decentralised(Clocked):
         Raises
         ------
         ProtocolError
-            If not all nodes connect in time, or three rounds in a row have no usable
-            reply.
+            If not all nodes connect in time, or too many requests in a row have no
+            usable reply: three for each node, and 24 in all.
         SettingError
             If the settings do not go with the model.
         """
@@ -177,7 +180,7 @@ class Decentralised(Clocked):
         self._last_round = num_rounds
         self._trained = [0] * self.topology.num_nodes
         self.survey = Survey()
-        self._patience = Patience(who=self.name)
+        self._patience = self._fresh_patience()
         self.summary()
         self._parts[1].wait_for_all(grid)
         plan = Plan(
@@ -229,7 +232,10 @@ class Decentralised(Clocked):
                 draws=draws.child(vertex).key,
             )
         if senders and not connected:
-            self._patience.count(usable=False, answered=False, errors=[])
+            # As long as it takes to find that out, it is not repeated often.
+            third = -(-self._patience.most // 3)
+            self._patience.count(usable=False, number=third)
+        self._num_asked = len(requests)
         return post.sent(server_round, requests, TRAIN)
 
     def aggregate_train(
@@ -253,7 +259,12 @@ class Decentralised(Clocked):
             if reply is not None:
                 found.append(numbers_in(message))
         mixed = room.mix(self._edges)
-        self._patience.count(usable=bool(found), answered=bool(valid), errors=errors)
+        self._patience.count(
+            usable=bool(found),
+            answered=bool(valid),
+            errors=errors,
+            number=self._num_asked,
+        )
         trained = [numbers for numbers in found if numbers]  # others have only mixed
         metrics = MetricRecord({**means(trained), **room.edges.totals()})
         metrics["num_replies"], metrics["num_mixed"] = len(found), len(mixed)
@@ -307,6 +318,11 @@ class Decentralised(Clocked):
         if round_ == self._last_round:
             return _LAST_ATTEMPTS
         return int(bool(self.evaluate_every) and round_ % self.evaluate_every == 0)
+
+    def _fresh_patience(self) -> Patience:
+        for_each, least = _MAX_EMPTY_REQUESTS
+        most = max(for_each * self.topology.num_nodes, least)
+        return Patience(self.name, most, "requests")
 
     def _started(self) -> tuple[MailRoom, Post]:
         if self._parts is None:

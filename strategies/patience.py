@@ -15,21 +15,42 @@ MAX_EMPTY_ROUNDS = 3
 
 @dataclass
 class Patience:
-    """Counts rounds in a row without a usable reply, for a strategy of some name."""
+    """Counts what was in vain in a row.
 
-    num_empty: int = 0
+    Attributes
+    ----------
+    who : str
+        The strategy, for the message.
+    most : int
+        How many in a row end the training.
+    what : str
+        What is counted, of which there was no usable reply to any.
+    num_empty : int
+        How many there were since the last usable reply.
+    """
+
     who: str = "Compressed"
+    most: int = MAX_EMPTY_ROUNDS
+    what: str = "rounds"
+    num_empty: int = 0
 
-    def count(self, *, usable: bool, answered: bool, errors: Sequence[Message]) -> None:
-        """Note how a round went.
+    def count(
+        self,
+        *,
+        usable: bool,
+        answered: bool = False,
+        errors: Sequence[Message] = (),
+        number: int = 1,
+    ) -> None:
+        """Note how so many went.
 
         Raises
         ------
         ProtocolError
-            After three rounds in a row without a usable reply.
+            If too many in a row were in vain.
         """
-        self.num_empty = 0 if usable else self.num_empty + 1
-        if self.num_empty < MAX_EMPTY_ROUNDS:
+        self.num_empty = 0 if usable else self.num_empty + number
+        if self.num_empty < self.most:
             return
         why = "no node answered"
         if errors:
@@ -37,7 +58,7 @@ class Patience:
         elif answered:
             why = "none could be decoded, see the log"
         msg = (
-            f"{self.who}: {self.num_empty} rounds in a row without a usable reply; "
-            f"{why}"
+            f"{self.who}: {self.num_empty} {self.what} in a row without a usable "
+            f"reply; {why}"
         )
         raise ProtocolError(msg)

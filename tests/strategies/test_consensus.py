@@ -205,12 +205,22 @@ STRATEGIES = {
     "consensus": lambda: Consensus(MIXING),
     "compressed": lambda: Consensus(MIXING, **COMPRESSED),
     "gossip": lambda: Gossip(CYCLE, 3),
+    "one edge": lambda: Gossip(CYCLE, 1),
     "asynchronous": lambda: AsynchronousGossip(CYCLE),
 }
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_lost_messages_leave_the_mean_where_it_is(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "num_rounds"),
+    [
+        *((name, 40) for name in ("consensus", "compressed", "gossip")),
+        # With two requests a round there are rounds in a row without a reply.
+        *((name, 520) for name in ("one edge", "asynchronous")),
+        *(pytest.param(name, 10_000, marks=[pytest.mark.slow]) for name in STRATEGIES),
+    ],
+)
+@pytest.mark.timeout(1800)
+def test_lost_messages_leave_the_mean_where_it_is(name: str, num_rounds: int) -> None:
     weather = RandomFaults(
         seed=3,
         lose_request=0.2,
@@ -221,16 +231,21 @@ def test_lost_messages_leave_the_mean_where_it_is(name: str) -> None:
         crash_before_save=0.0,
     )
     strategy, app = STRATEGIES[name](), App()
-    grid = LoopbackGrid(app.app, NUM_NODES, faults=Later(weather, 30))
-    result, _ = train(strategy, app, 40, grid)
+    end = num_rounds - 10
+    grid = LoopbackGrid(app.app, NUM_NODES, faults=Later(weather, end))
+    result, _ = train(strategy, app, num_rounds, grid)
     expected = NUM_NODES * np.ones(DIM) + app.moved
-    scale = np.linalg.norm(expected)
-    assert np.linalg.norm(sum_of_models(strategy, grid) - expected) < 1e-7 * scale
+    drift = np.linalg.norm(sum_of_models(strategy, grid) - expected)
+    drift /= np.linalg.norm(expected)
+    print(f"{name}: drift of the mean {drift:.1e} after {num_rounds} rounds")
+    # Roundings wander: 1e-6 after 10^4 rounds.
+    assert drift < 1e-8 * max(num_rounds, 100) ** 0.5
     # All flows have come: so it is with the models themselves.
-    assert np.linalg.norm(models(strategy).sum(axis=0) - expected) < 1e-6 * scale
+    gap = np.linalg.norm(models(strategy).sum(axis=0) - expected)
+    assert gap < 1e-6 * np.linalg.norm(expected)
     mixed = [m["num_mixed"] for m in result.train_metrics_clientapp.values()]
-    asked = [len(strategy.edges_at(k)) for k in range(40)]
-    assert 0 < sum(mixed[:28]) < 0.7 * sum(asked[:28])
+    asked = [len(strategy.edges_at(k)) for k in range(num_rounds)]
+    assert 0 < sum(mixed[: end - 2]) < 0.7 * sum(asked[: end - 2])
     assert mixed[-5:] == asked[-5:]
 
 
@@ -335,7 +350,9 @@ def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(post, "_POLL_SECONDS", 0.01)
     app = App()
     grid = Away(app.app, NUM_NODES)
-    with pytest.raises(ProtocolError, match=r"3 rounds in a row .* no node answered"):
+    with pytest.raises(
+        ProtocolError, match=r"24 requests in a row .* no node answered"
+    ):
         train(leave_at(3, grid, np.inf), app, 8, grid)
 
 

@@ -66,3 +66,13 @@ class InputError(CompressionError):
 
 class ProtocolError(CompressionError):
     """A message that does not fit the state of the conversation."""
+
+
+def require_kind(who: str, value: object, kind: type, example: str) -> None:
+    """Raise `SettingError` if a setting is not of a class, with an example of one."""
+    if not isinstance(value, kind):
+        msg = (
+            f"{who}: expected a {kind.__name__}, such as {example}, found a "
+            f"{type(value).__name__}"
+        )
+        raise SettingError(msg)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import SettingError
+from .errors import SettingError, require_kind
 from .exchange import Edges, exchange
 from .topology import Topology
 
@@ -37,10 +37,28 @@ class Mixing:
         The graph.
     weights : Tensor
         Of its edges, shape (edges,), float64.
+
+    Raises
+    ------
+    SettingError
+        If there is not one finite weight for each edge.
     """
 
     topology: Topology
     weights: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self.topology)
+        weights = torch.as_tensor(self.weights, dtype=torch.float64)
+        edges = len(self.topology.edges)
+        if weights.shape != (edges,) or not bool(weights.isfinite().all()):
+            msg = (
+                f"mixing: expected {edges} finite weights, one for each edge in the "
+                f"order of the topology's edges, found {weights.numel()} of shape "
+                f"{tuple(weights.shape)}: {weights.reshape(-1)[:8].tolist()}"
+            )
+            raise SettingError(msg)
+        object.__setattr__(self, "weights", weights)
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -106,12 +124,14 @@ class Mixing:
 
 def max_degree(topology: Topology) -> Mixing:
     """Give all edges ``1 / (largest degree + 1)``."""
+    _check(topology)
     largest = int(topology.degrees().max())
     return _constant(topology, 1.0 / (largest + 1))
 
 
 def metropolis(topology: Topology) -> Mixing:
     """Give an edge ``1 / (1 + larger degree of its ends)``: known from neighbours."""
+    _check(topology)
     degrees = topology.degrees()
     first, second = topology.ends()
     larger = torch.maximum(degrees[first], degrees[second])
@@ -120,6 +140,7 @@ def metropolis(topology: Topology) -> Mixing:
 
 def best_constant(topology: Topology) -> Mixing:
     """Give all edges the one weight of smallest rho, ``2 / (l_max + l_2)``."""
+    _check(topology)
     if topology.num_nodes == 1:
         return _constant(topology, 0.0)
     eigenvalues = torch.linalg.eigvalsh(topology.laplacian())
@@ -137,6 +158,7 @@ def fastest(topology: Topology) -> Mixing:
     SettingError
         If cvxpy is not installed, or its solver finds no solution.
     """
+    _check(topology)
     n, edges = topology.num_nodes, topology.edges
     if not edges:
         return _constant(topology, 0.0)
@@ -167,6 +189,10 @@ def fastest(topology: Topology) -> Mixing:
         msg = f"mixing: the solver ended with status {problem.status!r}"
         raise SettingError(msg)
     return Mixing(topology, torch.from_numpy(weights.value.copy()))
+
+
+def _check(topology: object) -> None:
+    require_kind("mixing", topology, Topology, "cycle(4) or from_networkx(graph)")
 
 
 def _constant(topology: Topology, weight: float) -> Mixing:

@@ -6,7 +6,9 @@ those of the literature on consensus. Vertices are the clients' partition ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -127,11 +129,15 @@ class Topology:
 
 
 def from_networkx(graph: nx.Graph) -> Topology:
-    """Take any undirected graph; vertices are numbered in networkx's order.
+    """Take any undirected graph.
 
-    Loops and parallel edges are dropped: they mix nothing.
+    Vertices that are 0 to n - 1 keep their numbers; others are numbered in networkx's
+    order. Loops and parallel edges are dropped: they mix nothing.
     """
-    number = {node: i for i, node in enumerate(graph.nodes)}
+    nodes = list(graph.nodes)
+    if set(nodes) == set(range(len(nodes))):
+        nodes.sort()
+    number = {node: i for i, node in enumerate(nodes)}
     pairs = ((number[a], number[b]) for a, b in graph.edges())
     return from_edges(pairs, len(number))
 
@@ -149,9 +155,11 @@ def from_edges(edges: Iterable[Edge], num_nodes: int | None = None) -> Topology:
     Raises
     ------
     SettingError
-        If an edge leaves the vertices, or the graph is not connected.
+        If an edge is not one of two integers, or leaves the vertices, or the graph is
+        not connected.
     """
-    pairs = sorted({(min(e), max(e)) for e in edges if e[0] != e[1]})
+    ends = [_ends(edge) for edge in edges]
+    pairs = sorted({(min(e), max(e)) for e in ends if e[0] != e[1]})
     largest = max((j for _, j in pairs), default=0)
     if num_nodes is None:
         num_nodes = largest + 1
@@ -163,6 +171,16 @@ def from_edges(edges: Iterable[Edge], num_nodes: int | None = None) -> Topology:
         )
         raise SettingError(msg)
     return Topology(num_nodes, tuple(pairs))
+
+
+def _ends(edge: Sequence[int]) -> Edge:
+    """Give an edge of any integers, such as numpy's or torch's, as one of ints."""
+    try:
+        first, second = map(operator.index, edge)
+    except (TypeError, ValueError):
+        msg = f"topology: expected edges of two integers each, found {edge!r}"
+        raise SettingError(msg) from None
+    return first, second
 
 
 def cycle(num_nodes: int, chords: Sequence[int] = ()) -> Topology:
@@ -207,21 +225,37 @@ def margulis(side: int) -> Topology:
 
 def chordal_cycle(prime: int) -> Topology:
     """Join i to i + 1 and to its inverse modulo a prime, an expander."""
+    divisors = range(2, math.isqrt(max(prime, 0)) + 1)
+    if prime < 2 or any(prime % k == 0 for k in divisors):
+        msg = f"topology: expected a prime number of vertices, found {prime}"
+        raise SettingError(msg)
     return from_networkx(nx.chordal_cycle_graph(prime))
 
 
 def random_regular(num_nodes: int, degree: int, seed: int) -> Topology:
     """Draw a graph in which all have the same degree, an expander with high chance."""
-    return from_networkx(nx.random_regular_graph(degree, num_nodes, seed=seed))
+    return _drawn(lambda: nx.random_regular_graph(degree, num_nodes, seed=seed))
 
 
 def random_edges(num_nodes: int, num_edges: int, seed: int) -> Topology:
     """Draw a graph uniformly from those with so many edges."""
-    return from_networkx(nx.gnm_random_graph(num_nodes, num_edges, seed=seed))
+    return _drawn(lambda: nx.gnm_random_graph(num_nodes, num_edges, seed=seed))
 
 
 def small_world(num_nodes: int, degree: int, probability: float, seed: int) -> Topology:
     """Draw a connected graph of Watts and Strogatz (1998)."""
-    return from_networkx(
-        nx.connected_watts_strogatz_graph(num_nodes, degree, probability, seed=seed)
+    return _drawn(
+        lambda: nx.connected_watts_strogatz_graph(
+            num_nodes, degree, probability, seed=seed
+        )
     )
+
+
+def _drawn(draw: Callable[[], nx.Graph]) -> Topology:
+    """Take a graph that networkx draws; `SettingError` if there is none of the kind."""
+    try:
+        graph = draw()
+    except nx.NetworkXException as error:
+        msg = f"topology: no such graph can be drawn: {error}"
+        raise SettingError(msg) from None
+    return from_networkx(graph)

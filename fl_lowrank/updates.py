@@ -7,7 +7,7 @@ an update in weighted units, ``num_examples * update / scale``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .errors import SettingError
 from .linalg import working_dtype
 from .wire import TensorLayout
 
@@ -32,6 +33,20 @@ def is_exact(name: str, dtype: torch.dtype, patterns: Iterable[str] = ()) -> boo
     if not dtype.is_floating_point:
         return True
     return any(fnmatchcase(name, p) for p in (*BUFFERS, *patterns))
+
+
+def patterns_of(who: str, exact: Sequence[str]) -> tuple[str, ...]:
+    """Give the patterns of arrays that a user wants to travel exactly.
+
+    Raises
+    ------
+    SettingError
+        If it is one text: its letters would be the patterns, and ``*`` is one.
+    """
+    if isinstance(exact, str):
+        msg = f"{who}: expected a list of patterns, found {exact!r}; write [{exact!r}]"
+        raise SettingError(msg)
+    return tuple(exact)
 
 
 def split_layout(

@@ -40,8 +40,8 @@ class AsynchronousGossip(Decentralised):
         The graph.
     speeds : sequence of float, optional
         Local steps in a unit of time, of each node; 1 if left out.
-    **options
-        Of `Decentralised`.
+    evaluate_every, exact, seed, node_timeout
+        Of `Decentralised`; local steps come with the ticks.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from fl_lowrank.envelope import EVALUATE, TRAIN
 from fl_lowrank.errors import ProtocolError
 from fl_lowrank.model import ModelCodec
 from fl_lowrank.scheduled import parse_scheduled
+from fl_lowrank.updates import patterns_of
 
 from . import downlink_text, sampling
 from . import inner as inners
@@ -144,12 +145,13 @@ class Compressed(Strategy):
         self.uplink: Uplink | None = None
         if uplink is not None:
             codec = parse_scheduled(uplink)
+            patterns = patterns_of("Compressed", exact)
             for text in codec.texts:
                 inners.check_clipping(inner, self.feedback, ModelCodec(text))
             per_node = memory == "per-node"
             inners.check(inner, self.feedback, linear=self.linear, per_node=per_node)
             key = inners.weight_key(inner)
-            self.uplink = Uplink(codec, str(self.feedback), key, tuple(exact))
+            self.uplink = Uplink(codec, str(self.feedback), key, patterns)
         self.downlink = downlink_text.read(downlink, has_uplink=uplink is not None)
         self._talk: Conversation | None = None
         self._save: Callable[[], None] | None = None

@@ -18,11 +18,14 @@ from fl_lowrank.consensus import (
     periods_of,
     tune_gamma,
 )
-from fl_lowrank.errors import SettingError
+from fl_lowrank.errors import SettingError, require_kind
 from fl_lowrank.mixing import Mixing, metropolis
 from fl_lowrank.model import ModelCodec
 
 from .decentralised import Decentralised
+
+#: Where eigenvalues are known to some digits, a larger one may be 1.
+_LARGEST_RHO = 1.0 - 1e-12
 
 
 class Consensus(Decentralised):
@@ -65,8 +68,8 @@ class Consensus(Decentralised):
     Raises
     ------
     SpecError, SettingError
-        If a setting cannot be understood; from ``start``, if it does not go with the
-        model, or no gamma is stable.
+        If a setting cannot be understood, or ``mixing.rho`` is not below 1; from
+        ``start``, if it does not go with the model, or no gamma is stable.
     """
 
     def __init__(
@@ -82,6 +85,14 @@ class Consensus(Decentralised):
         seed: int = 0,
         node_timeout: float = 600.0,
     ) -> None:
+        require_kind("Consensus", mixing, Mixing, "metropolis(topology.cycle(4))")
+        if not mixing.rho < _LARGEST_RHO:
+            msg = (
+                f"Consensus: with these weights rho is {mixing.rho:.6g} and must be "
+                "below 1, or nodes never agree; take metropolis, best_constant or "
+                "fastest weights"
+            )
+            raise SettingError(msg)
         super().__init__(
             mixing.topology,
             train_periods=train_periods,

@@ -18,12 +18,19 @@ from fl_lowrank.consensus import (
     MailRoom,
     Rows,
     periods_of,
+    whole_number,
 )
 from fl_lowrank.envelope import EVALUATE, TRAIN
-from fl_lowrank.errors import CompressionError, ProtocolError
+from fl_lowrank.errors import (
+    CompressionError,
+    ProtocolError,
+    SettingError,
+    require_kind,
+)
 from fl_lowrank.model import layout_of
 from fl_lowrank.rng import Rng, stream
 from fl_lowrank.topology import Topology
+from fl_lowrank.updates import patterns_of
 
 from . import replies as reading
 from .clock import Clocked, run_clock
@@ -74,7 +81,8 @@ class Decentralised(Clocked):
     Raises
     ------
     SettingError
-        If there is not one period of at least 1 for each vertex.
+        If there is not one period of at least 1 for each vertex, or another setting is
+        of the wrong kind.
     """
 
     def __init__(
@@ -87,10 +95,11 @@ class Decentralised(Clocked):
         seed: int = 0,
         node_timeout: float = 600.0,
     ) -> None:
+        require_kind(self.name, topology, Topology, "topology.cycle(4)")
         self.topology = topology
         self.train_periods = periods_of(self.name, topology, train_periods)
-        self.evaluate_every = evaluate_every
-        self.exact = tuple(exact)
+        self.evaluate_every = self.whole("evaluate_every", evaluate_every, least=0)
+        self.exact = patterns_of(self.name, exact)
         self.seed = seed
         self.node_timeout = node_timeout
         self._last_round = 0
@@ -105,6 +114,17 @@ class Decentralised(Clocked):
     def name(self) -> str:
         """Name of the strategy, in messages to the user."""
         return type(self).__name__
+
+    def whole(self, setting: str, value: int, *, least: int = 1) -> int:
+        """Give a setting that is an integer, or raise `SettingError`."""
+        found = whole_number(value, least)
+        if found is None:
+            msg = (
+                f"{self.name}: expected {setting}, an integer of at least {least}, "
+                f"found {value!r}"
+            )
+            raise SettingError(msg)
+        return found
 
     @property
     def draws(self) -> Rng:
@@ -174,7 +194,14 @@ class Decentralised(Clocked):
             If the settings do not go with the model.
         """
         tensors = reading.tensors_of(initial_arrays)
-        flows = self.flows(Rows(layout_of(tensors), self.exact))
+        rows = Rows(layout_of(tensors), self.exact)
+        if not rows.num_parameters:
+            msg = (
+                f"{self.name}: expected a model with parameters to mix, found "
+                f"{list(tensors)} with exact={list(self.exact)}"
+            )
+            raise SettingError(msg)
+        flows = self.flows(rows)
         room = MailRoom(flows, tensors, self.exact)
         self._parts = room, Post(self.name, room, timeout, self.node_timeout)
         self._last_round = num_rounds

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common import log
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 import fl_lowrank
@@ -28,6 +29,12 @@ from fl_lowrank.errors import ProtocolError
 RETRY_SECONDS = 30.0
 _RETRY_TIMEOUT = 30.0  # of those askings, while known nodes wait
 _MAX_KEY = 128
+#: What Flower answers for a node that is as good as silent.
+_AWAY = (
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+)
 
 #: Client key, and version of fl-lowrank.
 Introduction: TypeAlias = tuple[str, str]
@@ -73,9 +80,11 @@ class Directory:
         Raises
         ------
         ProtocolError
-            If nodes are connected but none of them answers, and none ever has.
+            If nodes are connected but none of them has ever introduced itself, and some
+            answer with something else. Those that are silent may be dead, or starting.
         """
         connected = list(grid.get_node_ids())
+        self._give_back(connected)
         new = [n for n in connected if n not in self._keys and self._may_ask(n)]
         errors: list[str] = []
         if new:
@@ -92,19 +101,32 @@ class Directory:
             for error in errors:
                 log(WARNING, "%s: %s", self._who, error)
         known = [n for n in connected if n in self._keys]
-        if connected and not self._keys:  # which keep those that are away
+        if new and not self._keys:  # which keep those that are away
             why = errors[0] if errors else f"no answer within {timeout:.0f} s"
             msg = (
                 f"{self._who}: none of {len(connected)} nodes introduced itself "
                 f"({why}); is {self._mod}() the first of the ClientApp's mods?"
             )
-            raise ProtocolError(msg)
+            if errors:
+                raise ProtocolError(msg)
+            log(WARNING, msg)
         return sorted(known, key=lambda n: self.order(self._keys[n]))
 
     def _may_ask(self, node: int) -> bool:
         """Whether a node that is not known has not been asked for long enough."""
         pause = RETRY_SECONDS * 2.0 ** (self._tries[node] - 1)
         return time.monotonic() - self._asked.get(node, -math.inf) > pause
+
+    def _give_back(self, connected: Sequence[int]) -> None:
+        """Forget the makeshift keys of nodes whose rivals have gone.
+
+        Asked again, they get the key that they claim.
+        """
+        held = {self._keys[n] for n in connected if n in self._keys}
+        for node in connected:
+            key, mark, _ = self._keys.get(node, "").rpartition(f"@{node}")
+            if mark and key not in held:
+                del self._keys[node], self._asked[node], self._tries[node]
 
     def _keep_living(
         self, grid: Grid, rivals: Sequence[int], fid: bytes, timeout: float
@@ -138,7 +160,7 @@ class Directory:
 def _ask(
     grid: Grid, nodes: Sequence[int], fid: bytes, timeout: float, key: str
 ) -> tuple[dict[int, Introduction], list[str]]:
-    """Ask nodes who they are; give what they say, by node, and why others do not."""
+    """Ask nodes who they are; give what they say, by node, and what others answer."""
     hellos = _hellos(nodes, fid, timeout, key)
     replies = list(grid.send_and_receive(hellos, timeout=timeout))
     asked = {m.metadata.message_id: m.metadata.dst_node_id for m in hellos}
@@ -150,6 +172,8 @@ def _ask(
     told: dict[int, Introduction] = {}
     errors = []
     for node, reply in sorted(answers.items()):
+        if reply.has_error() and reply.error.code in _AWAY:
+            continue
         if reply.has_error():
             errors.append(f"node {node}: {reply.error.reason}")
         elif (introduction := _introduction(reply)) is None:

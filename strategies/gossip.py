@@ -71,18 +71,12 @@ class Gossip(Decentralised):
             seed=seed,
             node_timeout=node_timeout,
         )
-        if min(num_edges, period) < 1:
-            msg = (
-                f"Gossip: expected num_edges and period of at least 1, found "
-                f"{num_edges} and {period}"
-            )
-            raise SettingError(msg)
         if not topology.edges:
             msg = "Gossip: expected a graph with edges, found none; take two nodes"
             raise SettingError(msg)
-        self.num_edges = num_edges
+        self.num_edges = self.whole("num_edges", num_edges)
         self.matching = matching
-        self.period = period
+        self.period = self.whole("period", period)
 
     def summary(self) -> None:
         """Log who mixes, and how."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from flwr.app import Message, MetricRecord
 
@@ -19,23 +20,38 @@ def numbers_in(message: Message) -> dict[str, float]:
 
 
 def means(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Average the metrics that all nodes give."""
-    return {key: sum(v) / len(v) for key, v in _columns(found).items()}
+    """Average each metric that most nodes give, over these."""
+    return {key: _mean(_given(v)) for key, v in _columns(found).items()}
 
 
 def spreads(found: Iterable[Mapping[str, float]]) -> MetricRecord:
-    """Give mean, standard deviation and list of what all nodes give, by node."""
+    """Give mean, standard deviation and list of each metric that most nodes give.
+
+    The list is by node, with NaN for one that does not give it; mean and deviation are
+    of the others.
+    """
     record = MetricRecord()
     for key, values in _columns(found).items():
-        mean = sum(values) / len(values)
+        given = _given(values)
+        mean = _mean(given)
         record[key] = mean
-        squares = sum((value - mean) ** 2 for value in values)
-        record[f"{key}_deviation"] = math.sqrt(squares / len(values))
-        record[f"{key}_agents"] = values
+        # Squares of what a node may claim would overflow.
+        norm = math.hypot(*(value - mean for value in given))
+        record[f"{key}_deviation"] = norm / math.sqrt(len(given))
+        record[f"{key}_agents"] = [math.nan if v is None else v for v in values]
     return record
 
 
-def _columns(found: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _given(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _columns(found: Iterable[Mapping[str, float]]) -> dict[str, list[float | None]]:
     rows = list(found)
-    keys = [key for key in rows[0] if all(key in row for row in rows)] if rows else []
-    return {key: [row[key] for row in rows] for key in keys}
+    counts = Counter(key for row in rows for key in row)
+    keys = [key for key, count in counts.items() if 2 * count > len(rows)]
+    return {key: [row.get(key) for row in rows] for key in keys}

@@ -27,7 +27,7 @@ from .directory import Directory
 from .ledger import Direction, Entry, Ledger, Purpose, array_bytes
 
 _POLL_SECONDS = 1.0
-_PARTITION = re.compile(r"partition-(\d+)")
+_PARTITION = re.compile(r"partition-(0|[1-9][0-9]*)")
 
 
 class Post:
@@ -55,7 +55,7 @@ class Post:
         self._node_timeout = node_timeout
         self._directory = Directory(who, "ConsensusMod", CONSENSUS_KEY)
         self._sent: dict[int, Message] = {}
-        self._num_strangers = 0
+        self._strangers: list[str] = []
         self._dense = 4 * sum(t.numel for t in room.rows.layout.values())
 
     def wait_for_all(self, grid: Grid) -> None:
@@ -73,7 +73,7 @@ class Post:
             msg = (
                 f"{self._who}: waited {self._node_timeout:.0f} s for nodes with "
                 f"partition-id 0 to {num_vertices - 1}, found none with "
-                f"{missing[:10]} and {self._num_strangers} without such an id; "
+                f"{missing[:10]} and {len(self._strangers)} without such an id; "
                 "start more, give each its partition-id in its node config, or "
                 "take a smaller graph"
             )
@@ -90,15 +90,20 @@ class Post:
 
     def vertices(self, grid: Grid) -> dict[int, int]:
         """Give the connected vertices and their node ids, in order."""
-        found, self._num_strangers = {}, 0
+        found, strangers = {}, list[str]()
         # A part of the wait, so that one node that hangs does not use it up.
         wait = self._node_timeout / 4
         for node in self._directory.refresh(grid, self._room.fid, wait):
-            match = _PARTITION.fullmatch(self._directory.key(node))
+            key = self._directory.key(node)
+            match = _PARTITION.fullmatch(key)
             if match and int(match[1]) < len(self._room.boxes):
                 found[int(match[1])] = node
             else:
-                self._num_strangers += 1
+                strangers.append(key)
+        if strangers != self._strangers:
+            text = "%s: nodes that are no vertex of the graph: %s"
+            log(WARNING, text, self._who, ", ".join(strangers) or "none any more")
+        self._strangers = strangers
         return dict(sorted(found.items()))
 
     def request(

@@ -42,8 +42,8 @@ class Survey:
     def metrics(self, room: MailRoom) -> MetricRecord:
         """Give metrics of all nodes, distance to consensus and bytes over edges.
 
-        What all nodes have measured is given as mean, ``..._deviation`` over the nodes,
-        and ``..._agents``, the list by vertex.
+        What most nodes have measured is given as mean, as ``..._deviation`` over the
+        nodes, and as ``..._agents``, the list by vertex.
         """
         vertices = sorted(self.models)
         record = spreads(self._numbers[vertex] for vertex in vertices)

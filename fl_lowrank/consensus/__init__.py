@@ -11,7 +11,15 @@ side) and whose messages may be lost.
 
 from __future__ import annotations
 
-from .activity import Tick, draw_edges, draw_matching, draw_tick, due, periods_of
+from .activity import (
+    Tick,
+    draw_edges,
+    draw_matching,
+    draw_tick,
+    due,
+    periods_of,
+    whole_number,
+)
 from .choco import Choco, ChocoState, contractive
 from .edge_bytes import EdgeBytes
 from .flows import Averaging, Flows, Pairs, Tracking
@@ -44,4 +52,5 @@ __all__ = [
     "due",
     "periods_of",
     "tune_gamma",
+    "whole_number",
 ]

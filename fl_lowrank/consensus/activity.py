@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex, cast
 
 import torch
 from torch import Tensor
@@ -25,14 +27,24 @@ def periods_of(
         If there is not one period of at least 1 for each vertex.
     """
     n = topology.num_nodes
-    found = (periods,) * n if isinstance(periods, int) else tuple(periods)
-    if len(found) != n or min(found, default=1) < 1:
+    found = list(periods) if isinstance(periods, Iterable) else [periods] * n
+    whole = [whole_number(period, 1) for period in found]
+    if len(whole) != n or None in whole:
         msg = (
-            f"{who}: expected {n} periods of at least 1, one for each vertex, found "
-            f"{list(found)}"
+            f"{who}: expected {n} periods, integers of at least 1, one for each "
+            f"vertex, found {found}"
         )
         raise SettingError(msg)
-    return found
+    return tuple(period for period in whole if period is not None)
+
+
+def whole_number(value: object, least: int) -> int | None:
+    """Give an integer of any type, such as numpy's, of some size; else None."""
+    try:
+        number = operator.index(cast("SupportsIndex", value))
+    except TypeError:
+        return None
+    return number if number >= least else None
 
 
 def due(topology: Topology, step: int, periods: Sequence[int]) -> Tensor:

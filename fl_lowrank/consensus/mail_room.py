@@ -32,7 +32,6 @@ from torch import Tensor
 from ..envelope import Reply, Request, Ticket
 from ..errors import ProtocolError, WireError
 from ..model import ModelCodec, layout_of
-from ..types import all_finite
 from . import node
 from .edge_bytes import EdgeBytes
 from .flows import Flows
@@ -41,6 +40,8 @@ from .rows import Rows
 
 #: Texts in requests: vertices send their models, or differences to public copies.
 EXACT, TRACKED = "consensus", "choco"
+#: Largest entry of a public copy: what flows is finite then.
+LARGEST = 2.0**63
 
 
 def new_id() -> int:
@@ -194,7 +195,8 @@ class MailRoom:
         Raises
         ------
         WireError, ProtocolError
-            If it is not a message of this model, or lacks the flow that it was sent.
+            If it is not a message of this model, lacks the flow that it was sent, or
+            makes the public copy one that cannot be mixed.
         """
         box = self.boxes[vertex]
         if box.flow is not None and reply.epoch != box.flow_id:
@@ -204,18 +206,21 @@ class MailRoom:
             )
             raise ProtocolError(msg)
         parts = ModelCodec.decode(reply.lossy, self.rows.parameters)
+        if self.flows.tracks:  # added in the dtypes in which the vertex adds
+            known = self._copy(vertex)
+            parts = {name: known[name] + x for name, x in parts.items()}
         if self.rows.statistics:
             parts |= ModelCodec.decode(reply.exact, self.rows.statistics)
         elif reply.exact:
             msg = f"vertex {vertex}: {len(reply.exact)} bytes that nobody has asked for"
             raise WireError(msg)
         row = self.rows.join(parts)
-        if self.flows.tracks:
-            row[: self.rows.num_parameters] += self.public[
-                vertex, : self.rows.num_parameters
-            ]
-        if not all_finite(row):
-            msg = f"vertex {vertex}: its public copy would hold NaN or infinite numbers"
+        if not bool((row.abs() <= LARGEST).all()):
+            msg = (
+                f"vertex {vertex}: expected a public copy of numbers up to "
+                f"{LARGEST:.0e}, found NaN, infinite or larger ones; it has diverged, "
+                "lower its learning rate"
+            )
             raise WireError(msg)
         self.public[vertex] = row
         box.applied, box.flow = reply.turn, None

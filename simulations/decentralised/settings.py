@@ -127,6 +127,11 @@ class Settings:
             raise SimulationError(
                 "--mix-periods is for --method consensus; gossip mixes --mix-every."
             )
+        if self.gamma > 1.0 or (self.gamma and self.compressor == "none"):
+            raise SimulationError(
+                "--gamma is the step of a --compressor, at most 1 (0 finds one), found "
+                f"{self.gamma:g} with --compressor {self.compressor!r}."
+            )
         if any(not 0.0 < share < 1.0 for share in self.milestone_shares()):
             raise SimulationError(
                 f"--milestones must be between 0 and 1, found {self.milestones!r}."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fl_lowrank import rng, topology
-from fl_lowrank.consensus import draw_edges, draw_matching, draw_tick, due
+from fl_lowrank.consensus import draw_edges, draw_matching, draw_tick, due, periods_of
 from fl_lowrank.errors import SettingError
 from fl_lowrank.exchange import average_pairs
 from fl_lowrank.mixing import metropolis
@@ -62,10 +63,17 @@ def test_unequal_periods_keep_the_mean() -> None:
     assert float(wrong.mean()) == pytest.approx(3.515, abs=1e-3)
 
 
-@pytest.mark.parametrize("periods", [[1, 1, 1], [1, 1, 0, 1], [1] * 5])
+@pytest.mark.parametrize("periods", [[1, 1, 1], [1, 1, 0, 1], [1] * 5, [1.5] * 4, 2.0])
 def test_other_periods_are_refused(periods: list[int]) -> None:
-    with pytest.raises(SettingError, match="expected 4 periods of at least 1"):
+    with pytest.raises(SettingError, match="4 periods, integers of at least 1"):
         due(topology.cycle(4), 0, periods)
+
+
+def test_integers_of_numpy_are_periods() -> None:
+    assert periods_of("x", topology.cycle(4), np.int64(2)) == (2,) * 4
+    found = periods_of("x", topology.cycle(4), np.array([1, 2, 1, 2]))
+    assert found == (1, 2, 1, 2)
+    assert all(type(period) is int for period in found)
 
 
 def squared_distance(x: Tensor) -> float:

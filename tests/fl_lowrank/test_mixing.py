@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 
@@ -150,3 +153,26 @@ def test_without_cvxpy_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "cvxpy", None)
     with pytest.raises(SettingError, match=r"install fl-lowrank\[fdla\]"):
         fastest(topology.cycle(4))
+
+
+@pytest.mark.parametrize(
+    ("weights", "found"),
+    [
+        ([0.3] * 3, r"3 of shape \(3,\)"),
+        ([[0.3] * 4], r"4 of shape \(1, 4\)"),
+        ([0.3, math.nan, 0.3, 0.3], "nan"),
+        ([0.3, math.inf, 0.3, 0.3], "inf"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights: list[Any], found: str) -> None:
+    with pytest.raises(SettingError, match=f"expected 4 finite weights.*{found}"):
+        Mixing(topology.cycle(4), weights)
+
+
+def test_weights_may_be_a_list_and_of_any_precision() -> None:
+    for weights in ([0.25] * 4, torch.full((4,), 0.25), np.full(4, 0.25)):
+        mixing = Mixing(topology.cycle(4), weights)
+        assert mixing.weights.dtype == torch.float64
+        assert mixing.rho == pytest.approx(0.5)
+    with pytest.raises(SettingError, match=r"from_networkx\(graph\), found a Graph"):
+        Mixing(nx.cycle_graph(4), [0.25] * 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 
@@ -10,10 +11,13 @@ from fl_lowrank import topology
 from fl_lowrank.errors import SettingError
 from fl_lowrank.topology import (
     Topology,
+    chordal_cycle,
     complete,
     cycle,
     from_edges,
     from_networkx,
+    random_regular,
+    small_world,
     star,
 )
 
@@ -79,6 +83,28 @@ def test_any_list_of_edges() -> None:
 def test_any_graph_of_networkx() -> None:
     graph = nx.MultiGraph([("c", "a"), ("c", "a"), ("a", "b"), ("b", "b")])
     assert from_networkx(graph) == Topology(3, ((0, 1), (1, 2)))
+    # Periods and shares of data go by the numbers that vertices already have.
+    numbered = from_networkx(nx.Graph([(2, 0), (0, 1), (1, 3)]))
+    assert numbered == Topology(4, ((0, 1), (0, 2), (1, 3)))
+
+
+def test_edges_of_any_integers() -> None:
+    path = Topology(3, ((0, 1), (1, 2)))
+    assert from_edges(np.array([[0, 1], [2, 1]])) == path
+    assert from_edges(torch.tensor([[0, 1], [2, 1]])) == path
+    assert all(type(end) is int for end in from_edges(np.array([[0, 1]])).edges[0])
+    for edges in ([(0, 1.5)], [(0, 1, 2)], [3], ["01"]):
+        with pytest.raises(SettingError, match="expected edges of two integers"):
+            from_edges(edges)
+
+
+def test_graphs_that_do_not_exist_are_refused() -> None:
+    for number in (-3, 0, 1, 4, 9):
+        with pytest.raises(SettingError, match=f"a prime .* found {number}"):
+            chordal_cycle(number)
+    for draw in (lambda: random_regular(5, 3, 0), lambda: small_world(3, 4, 0.2, 0)):
+        with pytest.raises(SettingError, match="no such graph can be drawn"):
+            draw()
 
 
 @pytest.mark.parametrize(

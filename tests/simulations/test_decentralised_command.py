@@ -104,6 +104,13 @@ def test_an_experiment_goes_on_where_it_was_stopped(
         (["--mix-periods", "1,1,1,1,1"], "--mix-periods must be at most 4 numbers"),
         (["--mix-periods", "a"], "--mix-periods must be numbers with commas between"),
         (["--milestones", "0.5,2"], "--milestones must be between 0 and 1"),
+        (["--gamma", "0.3"], "0.3 with --compressor 'none'"),
+        (
+            ["--gamma", "5", "--compressor", "sign()"],
+            "at most 1 (0 finds one), found 5",
+        ),
+        (["--topology", "chordal-cycle:9"], "expected a prime number of vertices"),
+        (["--topology", "random-regular:5,3,0"], "no such graph can be drawn"),
         (["--mix-every", "0"], "--mix-every must be at least 1, found 0"),
         (["--lr", "nan"], "--lr must be at least 0, found nan"),
         (["--num-jobs", "0"], "--num-jobs must be at least 1"),

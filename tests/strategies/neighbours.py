@@ -38,6 +38,8 @@ def target(partition: int) -> np.ndarray:
 class App:
     """Nodes that walk to their own targets, as long as the step is below ``steps``.
 
+    Or, with noise, in random directions.
+
     Attributes
     ----------
     moved : np.ndarray
@@ -46,7 +48,12 @@ class App:
         Partition and number of every local step that was taken.
     """
 
-    def __init__(self, num_steps: float = np.inf, mods: Sequence[Mod] | None = None):
+    def __init__(
+        self,
+        num_steps: float = np.inf,
+        mods: Sequence[Mod] | None = None,
+        noise: float = 0.0,
+    ):
         self.moved = np.zeros(DIM)
         self.taken: list[tuple[int, int]] = []
         self.app = ClientApp(mods=[ConsensusMod()] if mods is None else list(mods))
@@ -61,7 +68,10 @@ class App:
             first = int(config[FIRST_STEP_KEY])
             for number in range(first, first + int(config[STEPS_KEY])):
                 self.taken.append((partition, number))
-                if number < num_steps:
+                if noise:
+                    rng = np.random.default_rng((partition, number))
+                    w = w + noise * rng.normal(size=DIM)
+                elif number < num_steps:
                     w = w - RATE * (w - target(partition))
             after = w.astype(before.dtype)
             self.moved += after.astype(np.float64) - before

@@ -11,7 +11,7 @@ from simulations.loopback import EventKind, Fault, LoopbackGrid, ScriptedFaults
 from strategies import Compressed
 from strategies import directory as directories
 from strategies.directory import Directory
-from tests.strategies.federation import NUM_NODES, quadratic_app, train
+from tests.strategies.federation import NUM_NODES, logged, quadratic_app, train
 
 FID = bytes(16)
 
@@ -146,11 +146,52 @@ def test_no_introduction_at_all_is_an_error() -> None:
     grid.client_app = quadratic_app([])
     with pytest.raises(ProtocolError, match="none of 2 nodes introduced itself"):
         Directory().refresh(grid, FID, 10.0)
-    silent = grid_of(
-        2, faults=ScriptedFaults({(1, i): Fault(reply=()) for i in (0, 1)})
-    )
-    with pytest.raises(ProtocolError, match="no answer within 10 s"):
-        Directory().refresh(silent, FID, 10.0)
+
+
+@pytest.mark.parametrize("away", ["silent", "unreachable"])
+def test_a_dead_node_may_be_the_first_to_be_listed(
+    away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower lists a killed SuperNode for a minute, and one that still starts."""
+    now = [0.0]
+    lost = {(1, 0): Fault(reply=())} if away == "silent" else {}
+    grid = grid_of(3, faults=ScriptedFaults(lost))
+    ids = list(grid.node_ids)
+    if away == "unreachable":
+        grid.offline.add(ids[0])
+    monkeypatch.setattr(directories.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(grid, "get_node_ids", lambda: ids[:1])
+    directory = Directory()
+    with logged() as lines:
+        assert directory.refresh(grid, FID, 10.0) == []
+        assert directory.refresh(grid, FID, 10.0) == []  # it is not asked again yet
+    (line,) = lines
+    assert "none of 1 nodes introduced itself (no answer within 10 s)" in line
+    monkeypatch.setattr(grid, "get_node_ids", lambda: ids)
+    assert directory.refresh(grid, FID, 10.0) == ids[1:]
+    grid.offline.clear()
+    now[0] += 40.0
+    assert directory.refresh(grid, FID, 10.0) == ids
+
+
+def test_who_claims_a_key_gets_it_when_its_holder_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = grid_of(3, node_configs=[{}, {}, {"partition-id": 0}])
+    directory = Directory()
+    directory.refresh(grid, FID, 10.0)
+    other = grid.node_ids[1]
+    holder, rival = sorted({*grid.node_ids} - {other}, key=directory.key)
+    assert directory.key(holder) == "partition-0"
+    assert directory.key(rival) == f"partition-0@{rival}"
+    grid.offline.add(holder)
+    assert directory.refresh(grid, FID, 10.0) == [rival, other]
+    assert directory.key(rival) == "partition-0"
+    # The other one is the rival when it is back.
+    grid.offline.clear()
+    monkeypatch.setattr(directories, "RETRY_SECONDS", 0.0)
+    assert len(directory.refresh(grid, FID, 10.0)) == 3
+    assert directory.key(holder) == f"partition-0@{holder}"
 
 
 def test_a_stranger_alone_does_not_end_a_training() -> None:

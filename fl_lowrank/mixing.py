@@ -150,7 +150,7 @@ def best_constant(topology: Topology) -> Mixing:
 def fastest(topology: Topology) -> Mixing:
     """Give the weights of smallest rho among all, by a semidefinite program.
 
-    Needs cvxpy, ``pip install fl-lowrank[fdla]``. Some weights may be negative. On
+    Needs cvxpy, ``pip install '.[fdla]'`` in a clone. Some weights may be negative. On
     graphs whose edges all look alike the best constant is already the fastest.
 
     Raises
@@ -167,8 +167,8 @@ def fastest(topology: Topology) -> Mixing:
         cvxpy: Any = importlib.import_module("cvxpy")
     except ImportError:
         msg = (
-            "mixing: the fastest weights need cvxpy; install fl-lowrank[fdla], or use "
-            "best_constant or metropolis weights"
+            "mixing: the fastest weights need cvxpy; install it (the extra fdla of "
+            "fl-lowrank), or use best_constant or metropolis weights"
         )
         raise SettingError(msg) from None
     incidence = torch.zeros(n, len(edges), dtype=torch.float64)

@@ -53,7 +53,8 @@ def check_unused(folder: Path) -> None:
     """
     if folder.exists() and any(folder.iterdir()):
         raise SimulationError(
-            f"{folder} holds another run already: choose another --name or remove it."
+            f"{folder} holds another run already: choose another --name, remove it, or "
+            "go on with it by --resume."
         )
 
 

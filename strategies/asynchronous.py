@@ -41,7 +41,7 @@ class AsynchronousGossip(Decentralised):
     speeds : sequence of float, optional
         Local steps in a unit of time, of each node; 1 if left out.
     evaluate_every, exact, seed, node_timeout
-        Of `Decentralised`; local steps come with the ticks.
+        See `strategies.decentralised.Decentralised`; local steps come with the ticks.
 
     Raises
     ------

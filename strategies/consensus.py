@@ -62,8 +62,8 @@ class Consensus(Decentralised):
     gamma : float, optional
         Step of compressed consensus; found on random vectors before training if it is
         left out.
-    **options
-        Of `Decentralised`.
+    train_periods, evaluate_every, exact, seed, node_timeout
+        See `strategies.decentralised.Decentralised`.
 
     Raises
     ------

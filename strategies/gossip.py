@@ -41,8 +41,8 @@ class Gossip(Decentralised):
         other with replacement.
     period : int
         Rounds from one mixing to the next.
-    **options
-        Of `Decentralised`.
+    train_periods, evaluate_every, exact, seed, node_timeout
+        See `strategies.decentralised.Decentralised`.
 
     Raises
     ------

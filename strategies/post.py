@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from logging import WARNING
+from logging import INFO, WARNING
 
 from flwr.app import (
     Array,
@@ -69,12 +69,11 @@ class Post:
         num_vertices = len(self._room.boxes)
         found = self.wait_for(grid, num_vertices)
         if len(found) < num_vertices:
-            missing = sorted(set(range(num_vertices)) - found.keys())
             msg = (
                 f"{self._who}: waited {self._node_timeout:.0f} s for nodes with "
                 f"partition-id 0 to {num_vertices - 1}, found none with "
-                f"{missing[:10]} and {len(self._strangers)} without such an id; "
-                "start more, give each its partition-id in its node config, or "
+                f"{self._missing(found)}, and {len(self._strangers)} that are no "
+                "vertex; start more, give each its partition-id in its node config, or "
                 "take a smaller graph"
             )
             raise ProtocolError(msg)
@@ -82,9 +81,17 @@ class Post:
     def wait_for(self, grid: Grid, count: int) -> dict[int, int]:
         """Give `vertices` as soon as there are so many, or after the wait for nodes."""
         deadline = time.monotonic() + self._node_timeout
+        told = None
         while len(found := self.vertices(grid)) < count:
             if time.monotonic() > deadline:
                 break
+            if found.keys() != told:
+                text = "%s: %s of %s nodes are here, waiting up to %.0f s for %s"
+                here, total = len(found), len(self._room.boxes)
+                wait = deadline - time.monotonic()
+                who = self._missing(found) if count == total else "one to come back"
+                log(INFO, text, self._who, here, total, wait, who)
+                told = found.keys()
             time.sleep(_POLL_SECONDS)
         return found
 
@@ -180,6 +187,10 @@ class Post:
         """Tell of a message that is of no use."""
         log(WARNING, "%s: left out vertex %s: %s", self._who, vertex, error)
         self.ledger.add_dropped(round_)
+
+    def _missing(self, found: Mapping[int, int]) -> list[int]:
+        """Give the first vertices without a node."""
+        return sorted(set(range(len(self._room.boxes))) - found.keys())[:10]
 
     def _note(
         self, round_: int, vertex: int, message: Message, way: Direction, purpose: int

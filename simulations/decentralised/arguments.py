@@ -93,9 +93,11 @@ def from_text(text: str, out: str) -> Settings:
     """
     try:
         runs = list(read_arguments(shlex.split(text)).runs.values())
-    except (SystemExit, ValueError) as error:  # argparse would end the process
+    except (SystemExit, ValueError) as error:
+        # argparse has told why, and would end the process.
+        why = "see above" if isinstance(error, SystemExit) else str(error)
         raise SimulationError(
-            f"run config: decentralised {text!r} cannot be read: {error}; try it with "
+            f"run config: decentralised {text!r} cannot be read: {why}; try it with "
             "python -m simulations.decentralised."
         ) from error
     if len(runs) != 1:

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from fl_lowrank.errors import InputError
+
 from ..data import Dataset, load_dataset
+from ..errors import SimulationError
 from ..results import Round, RunFolder
 from ..training import evaluate
 from .building import placed, set_up
@@ -189,6 +192,11 @@ def run(settings: Settings, on_round: Callable[[Round], None]) -> None:
         The run's settings.
     on_round : Callable[[Round], None]
         Is told of each evaluation.
+
+    Raises
+    ------
+    SimulationError
+        If the models became what a compressor refuses: NaN, or infinite.
     """
     folder = RunFolder.named(settings.out)
     training = Training(settings)
@@ -196,7 +204,13 @@ def run(settings: Settings, on_round: Callable[[Round], None]) -> None:
     total = training.total_steps
     losses, start = [], time.perf_counter()
     for step in range(1, total + 1):
-        losses.append(training.step())
+        try:
+            losses.append(training.step())
+        except InputError as error:
+            raise SimulationError(
+                f"{settings.out or 'run'}: diverged in step {step} ({error}); give a "
+                "smaller --lr or --gamma."
+            ) from error
         epoch, within = divmod(step, training.steps_per_epoch)
         if step == total or (within == 0 and epoch % settings.evaluate_every == 0):
             entry = {
@@ -208,6 +222,26 @@ def run(settings: Settings, on_round: Callable[[Round], None]) -> None:
             folder.append_round(entry)
             on_round(entry)
             losses = []
+
+
+def told(entry: Round) -> str:
+    """Tell of an evaluation in a line.
+
+    Parameters
+    ----------
+    entry : Round
+        As it is in the run's files.
+
+    Returns
+    -------
+    str
+        Epoch, accuracy, distance to consensus, and seconds so far.
+    """
+    return (
+        f"epoch {entry['round']:.4g}, accuracy {entry['accuracy']:.4f} "
+        f"± {entry['accuracy_deviation']:.4f}, distance "
+        f"{entry['consensus_distance']:.2e}, {entry['seconds']:.0f} s"
+    )
 
 
 def run_named(settings: Settings) -> str:
@@ -226,13 +260,5 @@ def run_named(settings: Settings) -> str:
     torch.set_num_threads(1)  # agents' batches are small: cores serve other runs
     name = Path(settings.out).parent.name
 
-    def tell(entry: Round) -> None:
-        print(
-            f"{name}: epoch {entry['round']:g}, accuracy {entry['accuracy']:.4f} "
-            f"± {entry['accuracy_deviation']:.4f}, distance "
-            f"{entry['consensus_distance']:.2e}, {entry['seconds']:.0f} s",
-            flush=True,
-        )
-
-    run(settings, tell)
+    run(settings, lambda entry: print(f"{name}: {told(entry)}", flush=True))
     return settings.out

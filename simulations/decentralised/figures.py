@@ -17,6 +17,9 @@ from fl_lowrank.topology import Topology
 from ..figures import distinct_colors
 from .report import Result
 
+#: Shorter curves have a marker at each evaluation.
+_NUM_MARKED = 5
+
 
 def write_curves(path: Path, results: Sequence[Result]) -> None:
     """Draw accuracy and consensus distance over epochs.
@@ -36,7 +39,9 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
         epochs = [entry["round"] for entry in result.rounds]
         means = [entry["accuracy"] for entry in result.rounds]
         spread = [entry["accuracy_deviation"] for entry in result.rounds]
-        accuracy.plot(epochs, means, color=color, label=result.name)
+        # A line of one point would not be seen.
+        marker = "o" if len(epochs) < _NUM_MARKED else ""
+        accuracy.plot(epochs, means, marker, ls="-", color=color, label=result.name)
         accuracy.fill_between(
             epochs,
             [m - s for m, s in zip(means, spread, strict=True)],
@@ -48,7 +53,7 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
         accuracy.plot(epochs, middle, "--", color=color, linewidth=0.8)
         distances = [entry["consensus_distance"] for entry in result.rounds]
         if any(distances):
-            distance.semilogy(epochs, distances, color=color)
+            distance.semilogy(epochs, distances, marker, ls="-", color=color)
     accuracy.plot([], [], "--", color="gray", linewidth=0.8, label="mean of the models")
     accuracy.set(xlabel="epoch", ylabel="test accuracy")
     distance.set(xlabel="epoch", ylabel="distance to consensus / norm of the mean")

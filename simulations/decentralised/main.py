@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from ..command import check_unused, run_command
+from ..errors import SimulationError
 from ..results import RunFolder
 from ..resuming import Asked, incomplete
 from .arguments import Arguments, read_arguments
@@ -44,16 +47,33 @@ def _run(arguments: Arguments, console: Console) -> None:
     else:
         check_unused(root)
     start = time.monotonic()
-    if arguments.num_jobs == 1 or len(runs) == 1:
-        for settings in runs:
-            run_named(settings)
-    else:
-        # Threads do not survive a fork, and torch has some.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(arguments.num_jobs, mp_context=context) as pool:
-            list(pool.map(run_named, runs))
-    write_report(root, console)
-    console.print(f"{time.monotonic() - start:.0f} s; results in {root}")
+    failures = _run_all(runs, arguments.num_jobs)
+    if len(failures) < len(runs) or not failures:
+        write_report(root, console)
+        console.print(f"{time.monotonic() - start:.0f} s; results in {root}")
+    if failures:
+        raise SimulationError("\n".join(failures))
+
+
+def _run_all(runs: Sequence[Settings], num_jobs: int) -> list[str]:
+    """Do all runs, and give what has failed: others are not lost by it."""
+    failures = []
+    with ExitStack() as stack:
+        if num_jobs == 1 or len(runs) == 1:
+            tasks: list[Callable[[], object]] = [partial(run_named, r) for r in runs]
+        else:
+            # Threads do not survive a fork, and torch has some.
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(
+                ProcessPoolExecutor(num_jobs, mp_context=context)
+            )
+            tasks = [pool.submit(run_named, settings).result for settings in runs]
+        for task in tasks:
+            try:
+                task()
+            except SimulationError as error:
+                failures.append(str(error))
+    return failures
 
 
 def _incomplete(runs: Sequence[Settings]) -> list[Settings]:

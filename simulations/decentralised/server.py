@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from logging import INFO
 
 from flwr.app import ArrayRecord, MetricRecord
+from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from strategies import Consensus, Gossip
 
 from ..results import RunFolder
-from .driver import Training
+from .driver import Training, told
 from .settings import Settings
 
 
@@ -45,16 +47,16 @@ def run_decentralised(grid: Grid, settings: Settings, timeout: float) -> Result:
         agents.model.load_state_dict(arrays.to_torch_state_dict())
         accuracy = training.accuracy_of_mean(*agents.held())
         found = strategy.survey.metrics(strategy.room)
-        folder.append_round(
-            {
-                "round": server_round / training.steps_per_epoch,
-                "step": server_round,
-                **found,
-                "accuracy_of_mean": accuracy,
-                "bytes_uncompressed": found["messages"] * training.setup.message_bytes,
-                "seconds": time.perf_counter() - start,
-            }
-        )
+        entry = {
+            "round": server_round / training.steps_per_epoch,
+            "step": server_round,
+            **found,
+            "accuracy_of_mean": accuracy,
+            "bytes_uncompressed": found["messages"] * training.setup.message_bytes,
+            "seconds": time.perf_counter() - start,
+        }
+        folder.append_round(entry)
+        log(INFO, "%s: %s", strategy.name, told(entry))
         return MetricRecord({"accuracy": accuracy})
 
     return strategy.start(

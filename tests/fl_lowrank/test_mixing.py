@@ -151,7 +151,7 @@ def test_without_cvxpy_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cvxpy", None)
-    with pytest.raises(SettingError, match=r"install fl-lowrank\[fdla\]"):
+    with pytest.raises(SettingError, match=r"the extra fdla of fl-lowrank"):
         fastest(topology.cycle(4))
 
 

@@ -123,6 +123,22 @@ def test_what_cannot_run_is_refused_at_once(
     assert reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("num_jobs", ["1", "2"])
+def test_a_run_that_diverges_does_not_hide_the_others(
+    num_jobs: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["digits", "--only", "compressed,single", "--model", "logistic"]
+    arguments += ["--lr", "1e30", "--max-steps", "20", "--num-jobs", num_jobs]
+    assert main([*arguments, "--out", str(tmp_path), "--name", "x"]) == 1
+    told = capsys.readouterr()
+    assert "compressed/seed-0: diverged in step" in told.err
+    assert "give a smaller --lr or --gamma" in told.err
+    assert "single" in told.out
+    assert (tmp_path / "x" / "curves.png").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

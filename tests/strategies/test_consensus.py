@@ -363,7 +363,7 @@ def test_nodes_without_a_vertex_are_told_of() -> None:
     configs = [{}, {}, {}, {"partition-id": "x"}]
     grid = LoopbackGrid(app.app, NUM_NODES, node_configs=configs)
     with pytest.raises(
-        ProtocolError, match=r"none with \[3\] and 1 without such an id"
+        ProtocolError, match=r"none with \[3\], and 1 that are no vertex"
     ):
         train(Consensus(MIXING, node_timeout=0.1), app, 2, grid)
 

@@ -130,7 +130,8 @@ def test_a_run_that_diverges_does_not_hide_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["digits", "--only", "compressed,single", "--model", "logistic"]
-    arguments += ["--lr", "1e30", "--max-steps", "20", "--num-jobs", num_jobs]
+    arguments += ["--lr", "1e38", "--warmup-epochs", "0", "--max-steps", "9"]
+    arguments += ["--num-jobs", num_jobs]
     assert main([*arguments, "--out", str(tmp_path), "--name", "x"]) == 1
     told = capsys.readouterr()
     assert "compressed/seed-0: diverged in step" in told.err

@@ -172,10 +172,9 @@ def _ask(
     told: dict[int, Introduction] = {}
     errors = []
     for node, reply in sorted(answers.items()):
-        if reply.has_error() and reply.error.code in _AWAY:
-            continue
         if reply.has_error():
-            errors.append(f"node {node}: {reply.error.reason}")
+            if reply.error.code not in _AWAY:
+                errors.append(f"node {node}: {reply.error.reason}")
         elif (introduction := _introduction(reply)) is None:
             errors.append(f"node {node}: its reply is not an introduction")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from flwr.app import (
@@ -21,14 +22,26 @@ from flwr.serverapp.strategy import Result
 
 from clients import ConsensusMod
 from clients.storage import load
+from fl_lowrank import topology
 from fl_lowrank.consensus import FIRST_STEP_KEY, STEPS_KEY
+from fl_lowrank.mixing import max_degree
 from simulations.loopback import LoopbackGrid
-from strategies import Consensus
+from strategies import AsynchronousGossip, Consensus, Gossip
 from strategies.decentralised import Decentralised
 
 NUM_NODES = 4
 DIM = 24
 RATE = 0.2
+CYCLE = topology.cycle(NUM_NODES)
+MIXING = max_degree(CYCLE)
+COMPRESSED: dict[str, Any] = {"compressor": "topk(fraction=0.5)", "gamma": 0.4}
+STRATEGIES: dict[str, Callable[[], Decentralised]] = {
+    "consensus": lambda: Consensus(MIXING),
+    "compressed": lambda: Consensus(MIXING, **COMPRESSED),
+    "gossip": lambda: Gossip(CYCLE, 3),
+    "one edge": lambda: Gossip(CYCLE, 1),
+    "asynchronous": lambda: AsynchronousGossip(CYCLE),
+}
 
 
 def target(partition: int) -> np.ndarray:

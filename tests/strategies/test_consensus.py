@@ -17,9 +17,13 @@ from simulations.loopback import Fault, Faults, LoopbackGrid, RandomFaults
 from strategies import AsynchronousGossip, Consensus, Gossip, post
 from tests.strategies.federation import logged
 from tests.strategies.neighbours import (
+    COMPRESSED,
+    CYCLE,
     DIM,
+    MIXING,
     NUM_NODES,
     RATE,
+    STRATEGIES,
     App,
     Watched,
     distance,
@@ -30,10 +34,7 @@ from tests.strategies.neighbours import (
     train,
 )
 
-CYCLE = topology.cycle(NUM_NODES)
-MIXING = max_degree(CYCLE)
 W = MIXING.matrix.numpy()
-COMPRESSED = {"compressor": "topk(fraction=0.5)", "gamma": 0.4}
 
 
 def by_hand(num_rounds: int, period: int = 1) -> np.ndarray:
@@ -201,13 +202,7 @@ class Later(Faults):
         self.faults.shuffle(exchange, direction, arrivals)
 
 
-STRATEGIES = {
-    "consensus": lambda: Consensus(MIXING),
-    "compressed": lambda: Consensus(MIXING, **COMPRESSED),
-    "gossip": lambda: Gossip(CYCLE, 3),
-    "one edge": lambda: Gossip(CYCLE, 1),
-    "asynchronous": lambda: AsynchronousGossip(CYCLE),
-}
+_LONG = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize(
@@ -216,10 +211,9 @@ STRATEGIES = {
         *((name, 40) for name in ("consensus", "compressed", "gossip")),
         # With two requests a round there are rounds in a row without a reply.
         *((name, 520) for name in ("one edge", "asynchronous")),
-        *(pytest.param(name, 10_000, marks=[pytest.mark.slow]) for name in STRATEGIES),
+        *(pytest.param(name, 10_000, marks=_LONG) for name in STRATEGIES),
     ],
 )
-@pytest.mark.timeout(1800)
 def test_lost_messages_leave_the_mean_where_it_is(name: str, num_rounds: int) -> None:
     weather = RandomFaults(
         seed=3,

@@ -14,28 +14,21 @@ from flwr.serverapp.strategy import FedAvg
 
 from clients import ConsensusMod
 from clients.storage import load
-from fl_lowrank import topology
 from fl_lowrank.errors import SettingError
-from fl_lowrank.mixing import Mixing, max_degree, metropolis
-from simulations.loopback import Fault, Faults, LoopbackGrid
+from fl_lowrank.mixing import Mixing, metropolis
+from simulations.loopback import Fault, LoopbackGrid, ScriptedFaults
 from strategies import AsynchronousGossip, Compressed, Consensus, Gossip
-from strategies.decentralised import Decentralised
 from tests.strategies.federation import logged
 from tests.strategies.neighbours import (
+    CYCLE,
+    MIXING,
     NUM_NODES,
+    STRATEGIES,
     App,
     models,
     train,
 )
 
-CYCLE = topology.cycle(NUM_NODES)
-MIXING = max_degree(CYCLE)
-STRATEGIES: dict[str, Callable[[], Decentralised]] = {
-    "consensus": lambda: Consensus(MIXING),
-    "compressed": lambda: Consensus(MIXING, compressor="topk(fraction=0.5)", gamma=0.4),
-    "gossip": lambda: Gossip(CYCLE, 3),
-    "asynchronous": lambda: AsynchronousGossip(CYCLE),
-}
 BAD = 1
 
 
@@ -112,19 +105,13 @@ def test_a_metric_of_one_node_alone_is_not_one_of_the_training() -> None:
     assert "mine" not in result.evaluate_metrics_clientapp[3]
 
 
-class FirstAlone(Faults):
-    """The first exchanges reach nobody."""
-
-    def at(self, exchange: int, node: int, attempt: int) -> Fault:
-        del node, attempt
-        return Fault(reply=()) if exchange == 1 else Fault()
-
-
 def test_a_dead_node_that_is_listed_first_does_not_end_the_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app = App()
-    grid = LoopbackGrid(app.app, NUM_NODES, faults=FirstAlone())
+    grid = LoopbackGrid(
+        app.app, NUM_NODES, faults=ScriptedFaults({(1, 3): Fault(reply=())})
+    )
     listed, looks = list(grid.node_ids), [0]
 
     def get_node_ids() -> list[int]:

@@ -78,11 +78,7 @@ def _exchange_at_once(new: Tensor, classes: Sequence[Edges], old: Tensor) -> Non
 
 def _exchange_in_turn(new: Tensor, classes: Sequence[Edges], old: Tensor) -> None:
     """Do the same edge by edge: nothing is gathered, so that less memory moves."""
-    ends = [
-        (int(i), int(j), float(weight))
-        for edges in classes
-        for i, j, weight in zip(edges.first, edges.second, edges.weights, strict=True)
-    ]
+    ends = _ends(classes)
     for start in range(0, new.shape[1], _COLUMNS):
         columns = slice(start, start + _COLUMNS)
         into, known = new[:, columns].unbind(), old[:, columns].unbind()
@@ -93,6 +89,49 @@ def _exchange_in_turn(new: Tensor, classes: Sequence[Edges], old: Tensor) -> Non
             gained = torch.sub(after, into[i], out=moved)
             into[i].copy_(after)
             into[j].sub_(gained)
+
+
+def flow(known: Tensor, classes: Sequence[Edges]) -> Tensor:
+    """Give what all rows would gain of each other, without adding it to them.
+
+    Parameters
+    ----------
+    known : Tensor
+        Shape (n, d), float64.
+    classes : sequence of Edges
+        All of them exchange at once.
+
+    Returns
+    -------
+    Tensor
+        Like known. As above, no order of a sum depends on the device.
+    """
+    out = torch.zeros_like(known)
+    if known.is_cuda:
+        for edges in classes:
+            first, second = edges.first, edges.second
+            moved = known.index_select(0, second).sub_(known.index_select(0, first))
+            moved.mul_(edges.weights)
+            out.index_add_(0, first, moved).index_add_(0, second, moved, alpha=-1)
+        return out
+    ends = _ends(classes)
+    for start in range(0, known.shape[1], _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        rows, into = known[:, columns].unbind(), out[:, columns].unbind()
+        moved = torch.empty_like(rows[0])
+        for i, j, weight in ends:
+            torch.sub(rows[j], rows[i], out=moved).mul_(weight)
+            into[i].add_(moved)
+            into[j].sub_(moved)
+    return out
+
+
+def _ends(classes: Sequence[Edges]) -> list[tuple[int, int, float]]:
+    return [
+        (int(i), int(j), float(weight))
+        for edges in classes
+        for i, j, weight in zip(edges.first, edges.second, edges.weights, strict=True)
+    ]
 
 
 def average_pairs(x: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .errors import SettingError, require_kind
-from .exchange import Edges, exchange
+from .exchange import Edges, exchange, flow
 from .topology import Topology
 
 
@@ -78,14 +78,7 @@ class Mixing:
         """``1 - rho``."""
         return 1.0 - self.rho
 
-    def step(
-        self,
-        x: Tensor,
-        active: Tensor | None = None,
-        *,
-        public: Tensor | None = None,
-        rate: float = 1.0,
-    ) -> Tensor:
+    def step(self, x: Tensor, active: Tensor | None = None) -> Tensor:
         """Mix once along the edges, so that the mean is kept.
 
         Parameters
@@ -94,11 +87,6 @@ class Mixing:
             Shape (n, d), any floating-point dtype and device.
         active : Tensor, optional
             Booleans, shape (edges,): the edges that mix; all if left out.
-        public : Tensor, optional
-            What the vertices know of each other, like x: the differences along the
-            edges are those of it; x itself if left out.
-        rate : float
-            Of the weights, gamma of CHOCO.
 
         Returns
         -------
@@ -107,8 +95,30 @@ class Mixing:
             rounding, so that the mean stays even where all vertices agree and would
             round alike: rounding changes the sum only where the ends' exponents differ.
         """
-        known = x if public is None else public
-        return exchange(x, self._classes(x, active, rate), known)
+        return exchange(x, self._classes(x, active, 1.0), x)
+
+    def flow(
+        self, public: Tensor, active: Tensor | None = None, rate: float = 1.0
+    ) -> Tensor:
+        """Give what each vertex gains: its row of ``rate (W - I) public``.
+
+        Parameters
+        ----------
+        public : Tensor
+            What the vertices know of each other, shape (n, d).
+        active : Tensor, optional
+            See `step`.
+        rate : float
+            Of the weights, gamma of CHOCO.
+
+        Returns
+        -------
+        Tensor
+            float64, shape (n, d), on the device of the copies. The sum of all rows is
+            0, up to the rounding of float64.
+        """
+        known = public.double()
+        return flow(known, self._classes(known, active, rate))
 
     def _classes(self, x: Tensor, active: Tensor | None, rate: float) -> list[Edges]:
         first, second = self.topology.ends()

@@ -14,8 +14,8 @@ Algorithms with Compressed Communication", ICML 2019, arXiv 1902.00340: algorith
 
 Differences: the public copies start from the initial parameters, which all vertices
 have in common, and not from zero. Neighbours' copies are kept one by one and not as
-their weighted sum: the differences along an edge then cancel to the last bit (a sum in
-float32 let the mean drift by 6e-5 in 10^4 steps), and edges may be left out of a step.
+their weighted sum (in float32 it let the mean drift by 6e-5 in 10^4 steps), so that
+edges may be left out of a step. What rounding keeps back of x is kept, see `rest`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..model import ModelCodec
 from ..rng import Rng
 from ..spec import Rule
 from ..types import Compressor, Contractive, Exact, Shape, State, Unbiased
+from . import rest
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +46,13 @@ class ChocoState:
         The public copies h, shape (n, d), like x.
     memories : tuple of State
         Of each vertex's compressor.
+    rest : Tensor
+        What rounding has kept back of x, shape (n, d): the mean of x + rest is kept.
     """
 
     public: Tensor
     memories: tuple[State, ...]
+    rest: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,8 @@ class Choco:
     def init(self, x: Tensor) -> ChocoState:
         """Start from x, which all vertices know of each other: equal rows, or zeros."""
         memory = self.codec.init(self.layout)
-        return ChocoState(x.clone(), (memory,) * len(x))
+        nothing = torch.zeros_like(x, dtype=rest.DTYPE)
+        return ChocoState(x.clone(), (memory,) * len(x), nothing)
 
     def step(
         self, x: Tensor, state: ChocoState, rng: Rng, active: Tensor | None = None
@@ -88,7 +93,7 @@ class Choco:
         Parameters
         ----------
         x : Tensor
-            Shape (n, d).
+            Shape (n, d); it may have been trained since the last step.
         state : ChocoState
             From `init` or the last step.
         rng : Rng
@@ -109,14 +114,19 @@ class Choco:
             ends = ends[active.cpu().repeat(2)]
         public, memories = state.public.clone(), list(state.memories)
         sizes = torch.zeros(len(x), dtype=torch.int64)
-        for i in sorted(set(ends.tolist())):
+        senders = sorted(set(ends.tolist()))
+        for i in senders:
             update = rows_as_tensors(x[i] - public[i], self.layout)
             data, memories[i] = self.codec.encode(update, memories[i], rng.child(i))
             sizes[i] = len(data)
             received = ModelCodec.decode(data, layout_of(update))
             public[i] += torch.cat([q.reshape(-1) for q in received.values()]).to(x)
-        mixed = self.mixing.step(x, active, public=public, rate=self.gamma)
-        return mixed, ChocoState(public, tuple(memories)), sizes
+        flow = self.mixing.flow(public, active, self.gamma)
+        mixed, kept = x.clone(), state.rest.clone()
+        for i in senders:
+            gained = rest.total(x[i], kept[i]) + flow[i]
+            mixed[i], kept[i] = rest.rounded(gained, x.dtype)
+        return mixed, ChocoState(public, tuple(memories), kept), sizes
 
 
 def rows_as_tensors(row: Tensor, layout: Layout) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 A flow is owed to both ends of an edge, so that it can arrive late without moving the
 mean: an edge moves ``f_ij = gamma w_ij (h_j - h_i)`` from j to i, h the public copies,
-and all flows of a round together are zero up to rounding.
+and all flows of a round together are zero up to the rounding of float64.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Flows(Protocol):
 
 @dataclass(frozen=True)
 class Averaging:
-    """All edges mix models at once; the sums are those of `Mixing.step`, to the bit.
+    """All edges mix models at once.
 
     Attributes
     ----------
@@ -72,18 +72,12 @@ class Averaging:
 
     def of(self, public: Tensor, num_parameters: int, edges: Tensor) -> Tensor:
         """See `Flows`."""
-        active = _mask(self.topology, edges)
-        parameters, statistics = public.tensor_split([num_parameters], dim=1)
-        mixed = (
-            self.mixing.step(parameters, active),
-            self.statistics_mixing.step(statistics, active),
-        )
-        return torch.cat(mixed, dim=1).double() - public.double()
+        return _at_once(self, 1.0, public, num_parameters, edges)
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """CHOCO: parameters flow by differences of public copies, computed in float64.
+    """CHOCO: parameters flow by differences of public copies.
 
     Attributes
     ----------
@@ -105,13 +99,7 @@ class Tracking:
 
     def of(self, public: Tensor, num_parameters: int, edges: Tensor) -> Tensor:
         """See `Flows`."""
-        active = _mask(self.topology, edges)
-        parameters, statistics = public.tensor_split([num_parameters], dim=1)
-        known = parameters.double()
-        nothing = torch.zeros_like(known)
-        flow = self.mixing.step(nothing, active, public=known, rate=self.gamma)
-        mixed = self.statistics_mixing.step(statistics, active)
-        return torch.cat((flow, mixed.double() - statistics.double()), dim=1)
+        return _at_once(self, self.gamma, public, num_parameters, edges)
 
 
 @dataclass(frozen=True)
@@ -125,10 +113,24 @@ class Pairs:
         """See `Flows`."""
         del num_parameters
         first, second = (ends[edges] for ends in self.topology.ends())
-        return average_pairs(public, first, second).double() - public.double()
+        known = public.double()
+        return average_pairs(known, first, second) - known
 
 
-def _mask(topology: Topology, edges: Tensor) -> Tensor:
-    active = torch.zeros(len(topology.edges), dtype=torch.bool)
+def _at_once(
+    rule: Averaging | Tracking,
+    gamma: float,
+    public: Tensor,
+    num_parameters: int,
+    edges: Tensor,
+) -> Tensor:
+    active = torch.zeros(len(rule.topology.edges), dtype=torch.bool)
     active[edges] = True
-    return active
+    if num_parameters == public.shape[1]:  # nothing to join, which would be a copy
+        return rule.mixing.flow(public, active, gamma)
+    parameters, statistics = public.tensor_split([num_parameters], dim=1)
+    parts = (
+        rule.mixing.flow(parameters, active, gamma),
+        rule.statistics_mixing.flow(statistics, active),
+    )
+    return torch.cat(parts, dim=1)

@@ -1,8 +1,9 @@
 """A vertex's own model between messages, as a value and pure steps.
 
-``model/NAME`` is float64, whatever the model's dtype: what rounding keeps from the
-model that is trained is not lost, and thousands of flows do not move the mean.
-``public/NAME`` is the public copy, where differences to it are sent.
+``model/NAME`` is what is trained, in its own dtype, and ``rest/NAME`` what rounding has
+kept back of it (`rest`), so that thousands of flows do not move the mean. Integers are
+not mixed and have no rest; they stand in float64. ``public/NAME`` is the public copy,
+where differences to it are sent.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from ..errors import InputError
 from ..model import ModelCodec
 from ..rng import Rng
 from ..types import State
+from . import rest
 from .rows import Rows
 
-_MODEL, _PUBLIC = "model/", "public/"
+_MODEL, _REST, _PUBLIC = "model/", "rest/", "public/"
 _EXACT = ModelCodec("identity()")
 _LARGEST = 2**53
 
@@ -35,7 +37,9 @@ def begin(rows: Rows, model: Mapping[str, Tensor], *, tracks: bool) -> State:
     tracks : bool
         Whether differences to the copy will be sent.
     """
-    state = {_MODEL + name: _exactly(name, x) for name, x in model.items()}
+    state = {_MODEL + n: _exactly(n, model[n]) for n in rows.others}
+    for name in rows.mixed:
+        _put(state, name, model[name].double(), rows.layout[name].dtype)
     if tracks:
         state |= {_PUBLIC + name: model[name] for name in rows.parameters}
     return state
@@ -43,11 +47,12 @@ def begin(rows: Rows, model: Mapping[str, Tensor], *, tracks: bool) -> State:
 
 def fits(rows: Rows, state: State) -> bool:
     """Whether this is the state of such a model."""
-    return {n: t.shape for n, t in rows.layout.items()} == {
-        key.removeprefix(_MODEL): tuple(x.shape)
-        for key, x in state.items()
-        if key.startswith(_MODEL)
-    }
+    wanted = {_MODEL + n: (t.shape, torch.float64) for n, t in rows.others.items()}
+    for name, tensor in rows.mixed.items():
+        wanted[_MODEL + name] = tensor.shape, rows.layout[name].dtype
+        wanted[_REST + name] = tensor.shape, rest.DTYPE
+    found = {k: (tuple(x.shape), x.dtype) for k, x in state.items()}
+    return wanted == {k: v for k, v in found.items() if not k.startswith(_PUBLIC)}
 
 
 def model_of(rows: Rows, state: State) -> dict[str, Tensor]:
@@ -59,10 +64,10 @@ def gain(state: State, flow: Mapping[str, Tensor]) -> State:
     """Add a flow; variances stay at least 0, even if it comes late."""
     after = dict(state)
     for name, x in flow.items():
-        moved = state[_MODEL + name] + x
-        after[_MODEL + name] = (
-            moved.clamp_(min=0.0) if name.endswith("running_var") else moved
-        )
+        moved = _total(state, name) + x
+        if name.endswith("running_var"):
+            moved.clamp_(min=0.0)
+        _put(after, name, moved, state[_MODEL + name].dtype)
     return after
 
 
@@ -71,14 +76,19 @@ def train(
 ) -> State:
     """Take over what training has made of ``before``.
 
-    A flow that has come in meanwhile stays, and so does what rounding has kept from
-    ``before``.
+    A flow that has come in meanwhile stays, and so does what rounding has kept back.
     """
-    return dict(state) | {
-        _MODEL + name: _exactly(name, x)
-        + (state[_MODEL + name] - _exactly(name, before[name]))
-        for name, x in after.items()
-    }
+    new = dict(state)
+    for name, x in after.items():
+        now = state[_MODEL + name]
+        if _REST + name not in state:
+            new[_MODEL + name] = _exactly(name, x) + (now - before[name].double())
+        elif torch.equal(now, before[name]):
+            new[_MODEL + name] = x
+        else:
+            moved = x.double() - before[name].double()
+            _put(new, name, _total(state, name) + moved, x.dtype)
+    return new
 
 
 def message(
@@ -127,12 +137,22 @@ def encode_exactly(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _exactly(name: str, x: Tensor) -> Tensor:
-    """Give a tensor in float64; `InputError` if that cannot hold its integers."""
+    """Give integers in float64; `InputError` if that cannot hold them."""
     wide = x.to(torch.float64)
-    if not x.dtype.is_floating_point and x.numel() and wide.abs().max() >= _LARGEST:
+    if x.numel() and wide.abs().max() >= _LARGEST:
         msg = (
             f"consensus: expected integers below 2^53 in {name!r}, found larger ones; "
             "leave the array out of the model"
         )
         raise InputError(msg)
     return wide
+
+
+def _total(state: State, name: str) -> Tensor:
+    return rest.total(state[_MODEL + name], state[_REST + name])
+
+
+def _put(
+    state: dict[str, Tensor], name: str, exact: Tensor, dtype: torch.dtype
+) -> None:
+    state[_MODEL + name], state[_REST + name] = rest.rounded(exact, dtype)

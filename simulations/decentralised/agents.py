@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
+from fl_lowrank.consensus import Flows, rest
 from fl_lowrank.consensus.choco import rows_as_tensors
 from fl_lowrank.wire import TensorLayout
 
@@ -62,6 +63,10 @@ class Agents:
         self.parameters = parameters.repeat(num_agents, 1)
         self.statistics = statistics.repeat(num_agents, 1)
         self.velocities = torch.zeros_like(self.parameters) if momentum else None
+        self._parameters_rest, self._statistics_rest = (
+            torch.zeros_like(x, dtype=rest.DTYPE)
+            for x in (self.parameters, self.statistics)
+        )
         self._vectorised = _is_vectorisable(model)
         self._gradients = vmap(grad_and_value(self._loss))
 
@@ -93,6 +98,33 @@ class Agents:
                 self._descend(agent, rows_as_tensors(gradient, self.layout), lr)
             return float(losses.mean())
         return sum(self._train_one(*batch, lr) for batch in batches) / len(batches)
+
+    def gain_all(self, flows: Flows, edges: Tensor) -> None:
+        """Mix parameters and statistics along edges.
+
+        Parameters
+        ----------
+        flows : Flows
+            The rule.
+        edges : Tensor
+            Positions in the topology's edges, in the order in which they mix, int64.
+        """
+        rest.gain(
+            self.parameters,
+            self._parameters_rest,
+            lambda x: flows.of(x, x.shape[1], edges),
+            _ends(flows, edges),
+        )
+        self.gain_statistics(flows, edges)
+
+    def gain_statistics(self, flows: Flows, edges: Tensor) -> None:
+        """Mix the statistics alone; arguments as of `gain_all`."""
+        rest.gain(
+            self.statistics,
+            self._statistics_rest,
+            lambda x: flows.of(x, 0, edges),
+            _ends(flows, edges),
+        )
 
     def load(self, parameters: Tensor, statistics: Tensor) -> nn.Module:
         """Put a row of parameters and one of statistics into the model.
@@ -196,6 +228,11 @@ class Agents:
             if velocities:
                 step = velocities[name].mul_(self.momentum).add_(step)
             parameters[name].sub_(step, alpha=lr)
+
+
+def _ends(flows: Flows, edges: Tensor) -> Tensor:
+    """Give the agents at some edges, each once."""
+    return torch.cat([ends[edges] for ends in flows.topology.ends()]).unique()
 
 
 def _leaf(value: Tensor, like: Tensor) -> Tensor:

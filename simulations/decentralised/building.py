@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fl_lowrank import rng
-from fl_lowrank.consensus import Choco, contractive, tune_gamma
+from fl_lowrank.consensus import Averaging, Choco, Pairs, contractive, tune_gamma
 from fl_lowrank.consensus.choco import rows_as_tensors
 from fl_lowrank.errors import CompressionError
 from fl_lowrank.mixing import RULES, Mixing, metropolis
@@ -85,7 +85,7 @@ def _set_up(settings: Settings, topology: Topology, data: Dataset) -> Setup:
     source = rng.stream(settings.seed, "mixing")
     if settings.method == "gossip":
         gossip = Gossip(
-            topology,
+            Pairs(topology),
             settings.mix_every,
             settings.gossip_edges,
             settings.gossip_draw == "matching",
@@ -93,8 +93,10 @@ def _set_up(settings: Settings, topology: Topology, data: Dataset) -> Setup:
             source,
         )
         return Setup(topology, mixing, agents, gossip, message_bytes)
+    # Metropolis weights are not negative, so that variances stay positive.
+    averaging = Averaging(mixing, metropolis(topology))
     if settings.compressor == "none":
-        consensus = Consensus(mixing, metropolis(topology), periods, message_bytes)
+        consensus = Consensus(averaging, periods, message_bytes)
         return Setup(topology, mixing, agents, consensus, message_bytes)
     codec = contractive(ModelCodec(settings.compressor), agents.layout)
     gamma, rates = settings.gamma, dict[float, float]()
@@ -111,7 +113,7 @@ def _set_up(settings: Settings, topology: Topology, data: Dataset) -> Setup:
     statistics = {"statistics": agents.statistics[0]}
     compressed = Compressed(
         choco,
-        metropolis(topology),
+        averaging,
         periods,
         _exact_bytes(statistics) if agents.statistics.shape[1] else 0,
         source,

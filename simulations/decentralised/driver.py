@@ -79,11 +79,9 @@ class Training:
         if chosen:
             batches = [(agent, x[index], y[index]) for agent, index in chosen]
             loss = self.agents.train(batches, self.lr)
-        agents = self.agents
-        mixed = self.setup.method.mix(step, agents.parameters, agents.statistics)
-        agents.parameters, agents.statistics = mixed.parameters, mixed.statistics
-        self.messages = self.messages + mixed.messages
-        self.bytes = self.bytes + mixed.bytes
+        sent = self.setup.method.mix(step, self.agents)
+        self.messages = self.messages + sent.messages
+        self.bytes = self.bytes + sent.bytes
         self.num_steps += 1
         return loss
 

@@ -12,30 +12,26 @@ from torch import Tensor
 from fl_lowrank.consensus import (
     Choco,
     ChocoState,
+    Flows,
     draw_edges,
     draw_matching,
     due,
 )
-from fl_lowrank.exchange import average_pairs
-from fl_lowrank.mixing import Mixing
 from fl_lowrank.rng import Rng
-from fl_lowrank.topology import Topology
+
+from .agents import Agents
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """What a step of mixing leaves.
+class Sent:
+    """What a step of mixing has cost.
 
     Attributes
     ----------
-    parameters, statistics : Tensor
-        Of all agents.
     messages, bytes : Tensor
         Sent over each edge, both ways, int64, shape (edges,).
     """
 
-    parameters: Tensor
-    statistics: Tensor
     messages: Tensor
     bytes: Tensor
 
@@ -43,63 +39,48 @@ class Mixed:
 class Method(Protocol):
     """A way of mixing."""
 
-    def mix(self, step: int, parameters: Tensor, statistics: Tensor) -> Mixed:
+    def mix(self, step: int, agents: Agents) -> Sent:
         """Mix all agents at a step, counted from 0."""
         ...
 
 
 @dataclass(frozen=True)
 class Consensus:
-    """Every edge whose both ends are due mixes.
+    """Every edge whose both ends are due mixes."""
 
-    Statistics of normalisation layers mix with `statistics_mixing`, whose weights are
-    not negative, so that variances stay positive.
-    """
-
-    mixing: Mixing
-    statistics_mixing: Mixing
+    flows: Flows
     periods: Sequence[int]
     message_bytes: int
 
-    def mix(self, step: int, parameters: Tensor, statistics: Tensor) -> Mixed:
+    def mix(self, step: int, agents: Agents) -> Sent:
         """Mix."""
-        active = due(self.mixing.topology, step, self.periods)
+        active = due(self.flows.topology, step, self.periods)
+        agents.gain_all(self.flows, active.nonzero().reshape(-1))
         messages = 2 * active.long()
-        if not bool(active.any()):
-            return Mixed(parameters, statistics, messages, messages)
-        return Mixed(
-            self.mixing.step(parameters, active),
-            self.statistics_mixing.step(statistics, active),
-            messages,
-            messages * self.message_bytes,
-        )
+        return Sent(messages, messages * self.message_bytes)
 
 
 @dataclass(frozen=True)
 class Gossip:
     """The ends of some edges drawn at random take their mean."""
 
-    topology: Topology
+    flows: Flows
     mix_every: int
     num_edges: int
     matching: bool
     message_bytes: int
     rng: Rng
 
-    def mix(self, step: int, parameters: Tensor, statistics: Tensor) -> Mixed:
+    def mix(self, step: int, agents: Agents) -> Sent:
         """Mix."""
+        topology = self.flows.topology
         drawn = torch.zeros(0, dtype=torch.int64)
         if step % self.mix_every == 0:
             draw = draw_matching if self.matching else draw_edges
-            drawn = draw(self.topology, self.num_edges, self.rng.child(step))
-        messages = 2 * torch.bincount(drawn, minlength=len(self.topology.edges))
-        first, second = (ends[drawn] for ends in self.topology.ends())
-        return Mixed(
-            average_pairs(parameters, first, second),
-            average_pairs(statistics, first, second),
-            messages,
-            messages * self.message_bytes,
-        )
+            drawn = draw(topology, self.num_edges, self.rng.child(step))
+        agents.gain_all(self.flows, drawn)
+        messages = 2 * torch.bincount(drawn, minlength=len(topology.edges))
+        return Sent(messages, messages * self.message_bytes)
 
 
 @dataclass
@@ -111,25 +92,21 @@ class Compressed:
     """
 
     choco: Choco
-    statistics_mixing: Mixing
+    flows: Flows  # of statistics
     periods: Sequence[int]
     statistics_bytes: int
     rng: Rng
     state: ChocoState
 
-    def mix(self, step: int, parameters: Tensor, statistics: Tensor) -> Mixed:
+    def mix(self, step: int, agents: Agents) -> Sent:
         """Mix."""
         topology = self.choco.mixing.topology
         active = due(topology, step, self.periods)
-        mixed, self.state, sizes = self.choco.step(
-            parameters, self.state, self.rng.child(step), active
+        agents.parameters, self.state, sizes = self.choco.step(
+            agents.parameters, self.state, self.rng.child(step), active
         )
+        agents.gain_statistics(self.flows, active.nonzero().reshape(-1))
         first, second = topology.ends()
         sent = (sizes > 0).long()
         sizes = sizes + sent * self.statistics_bytes
-        return Mixed(
-            mixed,
-            self.statistics_mixing.step(statistics, active),
-            sent[first] + sent[second],
-            sizes[first] + sizes[second],
-        )
+        return Sent(sent[first] + sent[second], sizes[first] + sizes[second])

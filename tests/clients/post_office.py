@@ -79,8 +79,11 @@ class PostOffice:
 
     def model(self, memory: Memory) -> Tensor:
         """The model in a memory, float64."""
-        rows = self.room.rows
-        return torch.cat([memory.tensors[f"model/{n}"].reshape(-1) for n in rows.mixed])
+        parts = []
+        for name in self.room.rows.mixed:
+            x, rest = (memory.tensors[key + name] for key in ("model/", "rest/"))
+            parts.append((x.double() + rest).reshape(-1))
+        return torch.cat(parts)
 
     def models(self) -> Tensor:
         """All models, shape (n, d)."""
@@ -142,6 +145,16 @@ def noisy(step: float) -> Training:
         }
 
     return train
+
+
+def pulled(i: int, number: int, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the same part of the way to a target of the vertex, in each round."""
+    del number
+    source: Rng = rng.stream(12, i)
+    return {
+        name: x - 0.2 * (x - 1.0 - source.child(name).normal(*x.shape).to(x.dtype))
+        for name, x in model.items()
+    }
 
 
 def idle(i: int, number: int, model: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -55,8 +55,8 @@ def test_all_agree_on_the_mean(text: str) -> None:
     assert float((x.double().mean(dim=0) - mean).norm() / mean.norm()) < 1e-7
 
 
-def drift(num_steps: int, text: str) -> float:
-    """Move of the mean with local steps and with edges that rest."""
+def drift(num_steps: int, text: str, *, pulled: bool) -> tuple[float, float]:
+    """Moves of the mean of x and rest, and of x, with steps and edges that rest."""
     graph = topology.cycle(3)
     codec = contractive(ModelCodec(text), LAYOUT)
     choco = Choco(metropolis(graph), codec, LAYOUT, 0.2)
@@ -64,31 +64,44 @@ def drift(num_steps: int, text: str) -> float:
     mean, state = x.double().mean(dim=0), choco.init(x)
     for k in range(num_steps):
         before = x
-        x = x - 0.01 * rng.stream(42, k).normal(3, DIMENSION)
+        if pulled:
+            x = x - 0.01 * (x - start(3))
+        else:
+            x = x - 0.01 * rng.stream(42, k).normal(3, DIMENSION)
         mean += (x.double() - before.double()).mean(dim=0)
         active = due(graph, k, [1, 1, 2])
         x, state, _ = choco.step(x, state, rng.stream(43, k), active)
     assert float((x - x.mean(dim=0)).norm()) < float(mean.norm())
-    return float((x.double().mean(dim=0) - mean).norm() / mean.norm())
+    alone, whole = x.double(), x.double() + state.rest
+    moves = ((y.mean(dim=0) - mean).norm() / mean.norm() for y in (whole, alone))
+    first, second = map(float, moves)
+    return first, second
 
 
+@pytest.mark.parametrize("pulled", [True, False])
 @pytest.mark.parametrize(
     ("text", "num_steps"),
     [("flat(inner=randk(fraction=0.3))", 1000), ("topk(fraction=0.2)", 60)],
 )
-def test_the_mean_stays_with_local_steps(text: str, num_steps: int) -> None:
-    assert drift(num_steps, text) < 3e-7
+def test_the_mean_stays_with_local_steps(
+    text: str, num_steps: int, pulled: bool
+) -> None:
+    whole, alone = drift(num_steps, text, pulled=pulled)
+    assert whole < 1e-12
+    assert alone < 6e-8  # half a unit in the last place
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("pulled", [True, False])
 @pytest.mark.parametrize(
     "text", ["flat(inner=randk(fraction=0.3))", "flat(inner=topk(fraction=0.2))"]
 )
-def test_the_mean_stays_for_ten_thousand_steps(text: str) -> None:
-    found = drift(10_000, text)
-    print(f"the mean has moved by {found:.2g} of its norm")
-    assert found < 1e-6
+def test_the_mean_stays_for_ten_thousand_steps(text: str, pulled: bool) -> None:
+    whole, alone = drift(10_000, text, pulled=pulled)
+    print(f"the mean has moved by {whole:.2g} of its norm, that of x by {alone:.2g}")
+    assert whole < 1e-12
+    assert alone < 6e-8
 
 
 def test_without_loss_it_is_plain_mixing() -> None:

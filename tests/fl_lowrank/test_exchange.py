@@ -113,12 +113,13 @@ def test_a_step_is_the_matrix(graph: str, dtype: torch.dtype) -> None:
     assert torch.equal(x, kept)
 
 
-def test_known_copies_and_a_rate() -> None:
+def test_flows_of_known_copies_at_a_rate() -> None:
     mixing = fastest(GRAPHS["star"])
-    x, public = rng.stream(10).normal(2, 9, 7).double()
-    moved = mixing.step(x, public=public, rate=0.3)
-    expected = x + 0.3 * (mixing.matrix @ public - public)
-    torch.testing.assert_close(moved, expected)
+    public = rng.stream(10).normal(9, 7).double()
+    flow = mixing.flow(public, rate=0.3)
+    expected = 0.3 * (mixing.matrix @ public - public)
+    torch.testing.assert_close(flow, expected)
+    assert float(flow.sum(dim=0).abs().max()) < 1e-15
 
 
 def test_pairs_meet_one_after_the_other() -> None:
@@ -141,3 +142,4 @@ def test_a_gpu_gives_the_same_bits() -> None:
     mixing = metropolis(GRAPHS["torus"])
     x = rng.stream(12).normal(36, 10_000)
     assert torch.equal(mixing.step(x.cuda()).cpu(), mixing.step(x))
+    assert torch.equal(mixing.flow(x.cuda()).cpu(), mixing.flow(x))

@@ -70,14 +70,44 @@ def test_what_rounding_keeps_is_not_lost() -> None:
     assert torch.equal(moved, torch.full((3,), 2.0**-26))
     after = {**before, "conv.weight": before["conv.weight"] + 1.0}
     trained = node.model_of(ROWS, node.train(state, before, after))
-    torch.testing.assert_close(
-        trained["conv.weight"], after["conv.weight"], rtol=2e-7, atol=2e-7
-    )
-    gained = node.train(state, before, after)["model/norm.weight"]
-    assert torch.equal(gained, torch.full((3,), 1.0 + 2.0**-26, dtype=torch.float64))
+    assert torch.equal(trained["conv.weight"], after["conv.weight"])
+    later = node.train(state, before, after)
+    gained = later["model/norm.weight"].double() + later["rest/norm.weight"]
+    assert gained.tolist() == [1.0 + 2.0**-26] * 3
     for name, tensor in MODEL.items():
         assert trained[name].dtype == tensor.dtype
     assert torch.equal(trained["mask"], MODEL["mask"])
+
+
+def test_a_flow_that_comes_while_it_trains_stays() -> None:
+    state = node.begin(ROWS, MODEL, tracks=False)
+    before = node.model_of(ROWS, state)
+    flow = {n: torch.full(t.shape, 0.1).double() for n, t in ROWS.mixed.items()}
+    after = {n: x if x.dtype == torch.bool else x + 2 for n, x in before.items()}
+    later = node.train(node.gain(state, flow), before, after)
+    for name in ROWS.mixed:
+        found = later["model/" + name].double() + later["rest/" + name]
+        moved = after[name].double() - before[name].double()
+        expected = MODEL[name].double() + flow[name] + moved
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert int(node.model_of(ROWS, later)["norm.num_batches_tracked"]) == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model/conv.weight": torch.zeros(3, 4).double()},  # of an older version
+        {"rest/conv.weight": torch.zeros(2)},
+        {"model/more": torch.zeros(2)},
+    ],
+)
+def test_a_state_of_another_model_does_not_fit(
+    changes: dict[str, torch.Tensor],
+) -> None:
+    state = node.begin(ROWS, MODEL, tracks=True)
+    assert node.fits(ROWS, state)
+    assert not node.fits(ROWS, state | changes)
+    assert not node.fits(ROWS, {n: x for n, x in state.items() if n != "model/mask"})
 
 
 def test_variances_stay_positive() -> None:

@@ -127,7 +127,8 @@ def sum_of_models(strategy: Decentralised, grid: LoopbackGrid) -> np.ndarray:
         if memory is None:
             total += copy.double().numpy()
         else:
-            total += memory.tensors["model/w"].numpy()
+            total += memory.tensors["model/w"].double().numpy()
+            total += memory.tensors["rest/w"].double().numpy()
         if box.flow is not None and (memory is None or memory.epoch != box.flow_id):
             total += box.flow.numpy()
     return total

@@ -50,8 +50,9 @@ class ConsensusMod(RequestMod):
     Parameters
     ----------
     memory : Home or "auto"
-        Where memories live, see `CompressionMod`. They hold the model in float64, and
-        if messages are compressed the neighbours' copy of it.
+        Where memories live, see `CompressionMod`. They hold the model, a float32 number
+        for what rounding has kept back of each of its entries, and if messages are
+        compressed the neighbours' copy of it.
     """
 
     key = CONSENSUS_KEY

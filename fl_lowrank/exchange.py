@@ -9,6 +9,8 @@ bit there. In float32, 10^4 steps with local noise on the complete graph of 4 mo
 mean by 1e-7 of its norm, and by 2e-6 where each end rounds for itself. Where the ends'
 exponents differ some 1e-8 of the norm is lost or won, which wanders with steps that are
 random (to 1e-6 in 10^4 large ones) and adds up under a pull that is the same each time.
+Training therefore takes a `flow` in float64 and keeps what rounding leaves of it, see
+`consensus.rest`.
 """
 
 from __future__ import annotations

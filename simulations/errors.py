@@ -22,7 +22,7 @@ def choose(table: Mapping[str, Value], name: str, what: str) -> Value:
     name : str
         The key asked for.
     what : str
-        The run config key that holds the name, for the message.
+        The key or flag that holds the name, for the message.
 
     Returns
     -------
@@ -31,6 +31,6 @@ def choose(table: Mapping[str, Value], name: str, what: str) -> Value:
     """
     if name not in table:
         raise SimulationError(
-            f"run config: unknown {what} {name!r}, choose one of {', '.join(table)}."
+            f"unknown {what} {name!r}, choose one of {', '.join(table)}."
         )
     return table[name]

@@ -1,9 +1,9 @@
 """Training without a centre: who mixes when, and with what of each other.
 
 Parameters of all agents are one tensor of shape (n, d). Which edges mix at a step is
-`due` (own periods of unequal agents) or drawn (`draw_edges`, `draw_matching`: gossip);
-`mixing.Mixing.step` and `exchange.average_pairs` do it, and keep the mean. `Choco` does
-it with compressed messages.
+`due` (own periods of unequal agents) or drawn (`draw_edges`, `draw_matching`: gossip).
+What each gains is computed by `Averaging`, `Tracking` or `Pairs`, and added by `rest`,
+so that the mean is kept. `Choco` does it with compressed messages.
 
 Over a network `MailRoom` does the same for vertices that are elsewhere (`node` is their
 side) and whose messages may be lost.

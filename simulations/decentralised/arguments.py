@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import inspect
+import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,6 +27,11 @@ from .settings import Settings, flag
 
 _DEFAULT_EXPERIMENT = "digits"
 _OWN = "own"
+_TABLES: Mapping[str, Mapping[str, object]] = {
+    "dataset": DATASETS,
+    "model": MODELS,
+    "weights": RULES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +118,8 @@ def from_text(text: str, out: str) -> Settings:
 
 def _check(settings: Settings) -> None:
     """Refuse what could not run, before anything is started."""
-    choose(DATASETS, settings.dataset, "dataset")
-    choose(MODELS, settings.model, "model")
-    choose(RULES, settings.weights, "weights")
+    for name, table in _TABLES.items():
+        choose(table, getattr(settings, name), name)
     num_agents = read_graph(settings.topology).num_nodes
     settings.periods_to_train(num_agents)
     settings.periods_to_mix(num_agents)
@@ -155,12 +162,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-jobs", type=int, default=1, help="runs side by side (%(default)s)"
     )
-    defaults = Settings()
+    runs = parser.add_argument_group("settings", "For all runs of an experiment.")
+    defaults, phrases = Settings(), _phrases()
+    for name, table in _TABLES.items():
+        phrases[name] = f"One of {', '.join(table)}."
     for name, kind in _fields().items():
-        parser.add_argument(
+        runs.add_argument(
             flag(name),
             dest=name,
             type=kind,
-            help=f"for all runs; default {getattr(defaults, name)!r}",
+            metavar=kind.__name__.upper(),
+            help=f"{phrases[name]} (default: {getattr(defaults, name)!r})",
         )
     return parser
+
+
+def _phrases() -> dict[str, str]:
+    """Take what a setting means from the docstring: entries of names and a text."""
+    _, _, entries = (inspect.getdoc(Settings) or "").partition("----------\n")
+    found: dict[str, str] = defaultdict(str)
+    for entry in re.split(r"\n(?=\S)", entries):
+        names, _, text = entry.partition(" : ")
+        phrase = " ".join(text.split()[1:]).replace("``", "").replace("`", "")
+        found |= dict.fromkeys(names.split(", "), phrase.replace("%", "%%"))
+    return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fl_lowrank.mixing import Mixing
 from fl_lowrank.topology import Topology
@@ -19,6 +20,8 @@ from .report import Result
 
 #: Shorter curves have a marker at each evaluation.
 _NUM_MARKED = 5
+#: Larger graphs stay on a circle: placing vertices takes the square of their number.
+_NUM_PLACED = 100
 
 
 def write_curves(path: Path, results: Sequence[Result]) -> None:
@@ -64,7 +67,7 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
 
 
 def write_graph(path: Path, name: str, graph: dict[str, Any]) -> None:
-    """Draw a topology on a circle beside the eigenvalues of its mixing matrix.
+    """Draw a topology beside the eigenvalues of its mixing matrix.
 
     Parameters
     ----------
@@ -82,8 +85,7 @@ def write_graph(path: Path, name: str, graph: dict[str, Any]) -> None:
     figure = Figure(figsize=(10, 5), layout="constrained")
     FigureCanvasAgg(figure)
     drawing, spectrum = figure.subplots(1, 2)
-    angles = [math.pi / 2 - 2 * math.pi * i / n for i in range(n)]
-    at = [(math.cos(angle), math.sin(angle)) for angle in angles]
+    at = _positions(mixing.topology)
     largest = float(weights.abs().max())
     for (i, j), weight in zip(edges, weights.tolist(), strict=True):
         drawing.plot(
@@ -101,6 +103,7 @@ def write_graph(path: Path, name: str, graph: dict[str, Any]) -> None:
     for bound in (mixing.rho, -mixing.rho):
         spectrum.axhline(bound, color="gray", linestyle=":")
     connectivity = mixing.topology.algebraic_connectivity()
+    spectrum.xaxis.set_major_locator(MaxNLocator(integer=True))
     spectrum.set(
         xlabel="number",
         ylabel="eigenvalue of the mixing matrix",
@@ -109,3 +112,13 @@ def write_graph(path: Path, name: str, graph: dict[str, Any]) -> None:
     )
     spectrum.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def _positions(topology: Topology) -> list[tuple[float, float]]:
+    """Place the vertices on a circle, and from there as far apart as their paths."""
+    graph = nx.Graph(list(topology.edges))
+    graph.add_nodes_from(range(topology.num_nodes))
+    at = nx.circular_layout(graph)
+    if 1 < topology.num_nodes <= _NUM_PLACED:
+        at = nx.kamada_kawai_layout(graph, pos=at)
+    return [(float(at[i][0]), float(at[i][1])) for i in range(topology.num_nodes)]

@@ -48,6 +48,19 @@ def test_settings_alone_make_one_run(
     assert "holds another run already" in capsys.readouterr().err
 
 
+def test_help_says_what_every_setting_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_arguments(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--batch-size INT Of each agent. (default: 16)" in shown
+    assert "--weights STR One of max_degree, metropolis, best_constant" in shown
+    assert "a shorter list is repeated, nothing means 1" in shown
+    settings = shown[shown.index("--dataset STR O") :]
+    assert settings.count("(default: ") == len(vars(Settings())) - 1  # not out
+    assert ". (default: " in settings
+    assert "STR (default" not in settings
+
+
 def test_an_experiment_side_by_side(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,6 @@ def _positions(topology: Topology) -> list[tuple[float, float]]:
     graph = nx.Graph(list(topology.edges))
     graph.add_nodes_from(range(topology.num_nodes))
     at = nx.circular_layout(graph)
-    if 1 < topology.num_nodes <= _NUM_PLACED:
+    if topology.num_nodes <= _NUM_PLACED:
         at = nx.kamada_kawai_layout(graph, pos=at)
     return [(float(at[i][0]), float(at[i][1])) for i in range(topology.num_nodes)]

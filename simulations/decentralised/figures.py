@@ -116,8 +116,9 @@ def write_graph(path: Path, name: str, graph: dict[str, Any]) -> None:
 
 def _positions(topology: Topology) -> list[tuple[float, float]]:
     """Place the vertices on a circle, and from there as far apart as their paths."""
-    graph = nx.Graph(list(topology.edges))
-    graph.add_nodes_from(range(topology.num_nodes))
+    graph = nx.Graph()
+    graph.add_nodes_from(range(topology.num_nodes))  # the order on the circle
+    graph.add_edges_from(topology.edges)
     at = nx.circular_layout(graph)
     if topology.num_nodes <= _NUM_PLACED:
         at = nx.kamada_kawai_layout(graph, pos=at)

@@ -44,7 +44,8 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
         spread = [entry["accuracy_deviation"] for entry in result.rounds]
         # A line of one point would not be seen.
         marker = "o" if len(epochs) < _NUM_MARKED else ""
-        accuracy.plot(epochs, means, marker, ls="-", color=color, label=result.name)
+        style = {"marker": marker, "color": color}
+        accuracy.plot(epochs, means, label=result.name, **style)
         accuracy.fill_between(
             epochs,
             [m - s for m, s in zip(means, spread, strict=True)],
@@ -56,7 +57,7 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
         accuracy.plot(epochs, middle, "--", color=color, linewidth=0.8)
         distances = [entry["consensus_distance"] for entry in result.rounds]
         if any(distances):
-            distance.semilogy(epochs, distances, marker, ls="-", color=color)
+            distance.semilogy(epochs, distances, **style)
     accuracy.plot([], [], "--", color="gray", linewidth=0.8, label="mean of the models")
     accuracy.set(xlabel="epoch", ylabel="test accuracy")
     distance.set(xlabel="epoch", ylabel="distance to consensus / norm of the mean")

@@ -61,6 +61,14 @@ def test_help_says_what_every_setting_means(capsys: pytest.CaptureFixture[str]) 
     assert "STR (default" not in settings
 
 
+@pytest.mark.parametrize("epochs", ["4", "5"])
+def test_curves_with_markers_and_without(epochs: str, tmp_path: Path) -> None:
+    """No library warns of how they are drawn, which a user would see."""
+    arguments = [*_SMALL, "--train-samples", "40", "--batch-size", "8", "--name", "d"]
+    assert main([*arguments, "--epochs", epochs, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "d" / "curves.png").stat().st_size > 10_000
+
+
 def test_an_experiment_side_by_side(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

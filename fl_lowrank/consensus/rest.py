@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: At most half a unit in x's last place, so that its own rounding is 1e-15 of x.
+#: It is half a unit in x's last place at most, so that its own rounding is 4e-15 of a
+#: float32 x.
 DTYPE = torch.float32
 #: Columns at a time on a CPU, where temporaries of all of them would not fit its cache.
 _COLUMNS = 16384

@@ -23,6 +23,8 @@ from torch import Tensor
 
 #: Columns at a time on a CPU: few calls, and two rows stay in its cache.
 _COLUMNS = 16384
+#: Entries at a time of what is computed in float64 on a CPU: a MiB.
+_ENTRIES = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,11 @@ def _exchange_at_once(new: Tensor, classes: Sequence[Edges], old: Tensor) -> Non
 
 def _exchange_in_turn(new: Tensor, classes: Sequence[Edges], old: Tensor) -> None:
     """Do the same edge by edge: nothing is gathered, so that less memory moves."""
-    ends = _ends(classes)
+    ends = [
+        (int(i), int(j), float(weight))
+        for edges in classes
+        for i, j, weight in zip(edges.first, edges.second, edges.weights, strict=True)
+    ]
     for start in range(0, new.shape[1], _COLUMNS):
         columns = slice(start, start + _COLUMNS)
         into, known = new[:, columns].unbind(), old[:, columns].unbind()
@@ -99,41 +105,35 @@ def flow(known: Tensor, classes: Sequence[Edges]) -> Tensor:
     Parameters
     ----------
     known : Tensor
-        Shape (n, d), float64.
+        Shape (n, d).
     classes : sequence of Edges
-        All of them exchange at once.
+        All of them exchange at once; with float64 weights.
 
     Returns
     -------
     Tensor
-        Like known. As above, no order of a sum depends on the device.
+        float64, shape (n, d). As above, no order of a sum depends on the device.
     """
-    out = torch.zeros_like(known)
-    if known.is_cuda:
+    out = torch.zeros_like(known, dtype=torch.float64)
+    for columns in slices(known):
+        part, into = known[:, columns].double(), out[:, columns]
         for edges in classes:
-            first, second = edges.first, edges.second
-            moved = known.index_select(0, second).sub_(known.index_select(0, first))
+            i, j = edges.first, edges.second
+            moved = part.index_select(0, j).sub_(part.index_select(0, i))
             moved.mul_(edges.weights)
-            out.index_add_(0, first, moved).index_add_(0, second, moved, alpha=-1)
-        return out
-    ends = _ends(classes)
-    for start in range(0, known.shape[1], _COLUMNS):
-        columns = slice(start, start + _COLUMNS)
-        rows, into = known[:, columns].unbind(), out[:, columns].unbind()
-        moved = torch.empty_like(rows[0])
-        for i, j, weight in ends:
-            torch.sub(rows[j], rows[i], out=moved).mul_(weight)
-            into[i].add_(moved)
-            into[j].sub_(moved)
+            into.index_add_(0, i, moved).index_add_(0, j, moved, alpha=-1)
     return out
 
 
-def _ends(classes: Sequence[Edges]) -> list[tuple[int, int, float]]:
-    return [
-        (int(i), int(j), float(weight))
-        for edges in classes
-        for i, j, weight in zip(edges.first, edges.second, edges.weights, strict=True)
-    ]
+def slices(x: Tensor) -> list[slice]:
+    """Cut the columns of x so that some float64 copies of a part stay in a CPU's cache.
+
+    On a GPU there is one part.
+    """
+    n, d = x.shape
+    width = d if x.is_cuda else _ENTRIES // max(n, 1)
+    width = max(width, 1)
+    return [slice(start, start + width) for start in range(0, d, width)]
 
 
 def average_pairs(x: Tensor, first: Tensor, second: Tensor) -> Tensor:

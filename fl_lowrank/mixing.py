@@ -95,7 +95,7 @@ class Mixing:
             rounding, so that the mean stays even where all vertices agree and would
             round alike: rounding changes the sum only where the ends' exponents differ.
         """
-        return exchange(x, self._classes(x, active, 1.0), x)
+        return exchange(x, self._classes(x, active, 1.0, x.dtype), x)
 
     def flow(
         self, public: Tensor, active: Tensor | None = None, rate: float = 1.0
@@ -117,16 +117,17 @@ class Mixing:
             float64, shape (n, d), on the device of the copies. The sum of all rows is
             0, up to the rounding of float64.
         """
-        known = public.double()
-        return flow(known, self._classes(known, active, rate))
+        return flow(public, self._classes(public, active, rate, torch.float64))
 
-    def _classes(self, x: Tensor, active: Tensor | None, rate: float) -> list[Edges]:
+    def _classes(
+        self, x: Tensor, active: Tensor | None, rate: float, dtype: torch.dtype
+    ) -> list[Edges]:
         first, second = self.topology.ends()
         found = []
         for edges in self.topology.matchings:
             kept = edges if active is None else edges[active.cpu()[edges]]
             if len(kept):
-                weights = (rate * self.weights[kept])[:, None].to(x.device, x.dtype)
+                weights = (rate * self.weights[kept])[:, None].to(x.device, dtype)
                 ends = first[kept].to(x.device), second[kept].to(x.device)
                 found.append(Edges(*ends, weights))
         return found

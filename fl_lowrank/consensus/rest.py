@@ -15,11 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..exchange import slices
+
 #: It is half a unit in x's last place at most, so that its own rounding is 4e-15 of a
 #: float32 x.
 DTYPE = torch.float32
-#: Columns at a time on a CPU, where temporaries of all of them would not fit its cache.
-_COLUMNS = 16384
 
 
 def rounded(exact: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -63,12 +63,10 @@ def gain(
     """
     if not len(vertices):
         return
-    width = x.shape[1] if x.is_cuda else _COLUMNS
     # All rows as a slice: what is indexed is copied.
     every = len(vertices) == len(x)
     some = slice(None) if every else vertices.to(x.device)
-    for start in range(0, x.shape[1], width):
-        columns = slice(start, start + width)
+    for columns in slices(x):
         there, kept = x[:, columns], rest[:, columns]
         gained = total(there[some], kept[some]).add_(flow(there)[some])
         there[some], kept[some] = rounded(gained, x.dtype)

@@ -63,6 +63,7 @@ def write_curves(path: Path, results: Sequence[Result]) -> None:
     distance.set(xlabel="epoch", ylabel="distance to consensus / norm of the mean")
     figure.legend(loc="outside right upper", fontsize="small")
     for axes in (accuracy, distance):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 

@@ -121,11 +121,13 @@ class Choco:
             sizes[i] = len(data)
             received = ModelCodec.decode(data, layout_of(update))
             public[i] += torch.cat([q.reshape(-1) for q in received.values()]).to(x)
-        flow = self.mixing.flow(public, active, self.gamma)
         mixed, kept = x.clone(), state.rest.clone()
-        for i in senders:
-            gained = rest.total(x[i], kept[i]) + flow[i]
-            mixed[i], kept[i] = rest.rounded(gained, x.dtype)
+        rest.gain(
+            mixed,
+            kept,
+            lambda part: self.mixing.flow(public[:, part], active, self.gamma),
+            torch.tensor(senders, dtype=torch.int64),
+        )
         return mixed, ChocoState(public, tuple(memories), kept), sizes
 
 

@@ -47,7 +47,7 @@ def total(x: Tensor, rest: Tensor) -> Tensor:
 
 
 def gain(
-    x: Tensor, rest: Tensor, flow: Callable[[Tensor], Tensor], vertices: Tensor
+    x: Tensor, rest: Tensor, flow: Callable[[slice], Tensor], vertices: Tensor
 ) -> None:
     """Let vertices gain what flows to them, in place.
 
@@ -56,7 +56,7 @@ def gain(
     x, rest : Tensor
         Shape (n, d).
     flow : callable
-        Gives the flows, float64, for some columns of x, shape (n, any).
+        Gives the flows of some columns, float64, shape (n, any).
     vertices : Tensor
         Those at an edge that mixes, int64. x + rest of the others could be rounded
         anew as well, but over a network they are not heard of.
@@ -68,5 +68,5 @@ def gain(
     some = slice(None) if every else vertices.to(x.device)
     for columns in slices(x):
         there, kept = x[:, columns], rest[:, columns]
-        gained = total(there[some], kept[some]).add_(flow(there)[some])
+        gained = total(there[some], kept[some]).add_(flow(columns)[some])
         there[some], kept[some] = rounded(gained, x.dtype)

@@ -112,7 +112,7 @@ class Agents:
         rest.gain(
             self.parameters,
             self._parameters_rest,
-            lambda x: flows.of(x, x.shape[1], edges),
+            lambda part: flows.of(x := self.parameters[:, part], x.shape[1], edges),
             _ends(flows, edges),
         )
         self.gain_statistics(flows, edges)
@@ -122,7 +122,7 @@ class Agents:
         rest.gain(
             self.statistics,
             self._statistics_rest,
-            lambda x: flows.of(x, 0, edges),
+            lambda part: flows.of(self.statistics[:, part], 0, edges),
             _ends(flows, edges),
         )
 

@@ -77,6 +77,12 @@ class Topology:
         )
         return pairs[:, 0], pairs[:, 1]
 
+    def vertices_at(self, edges: Tensor) -> Tensor:
+        """Give the vertices at edges of some positions, int64, each once, in order."""
+        here = torch.zeros(self.num_nodes, dtype=torch.bool)
+        here[torch.cat([ends[edges] for ends in self.ends()])] = True
+        return here.nonzero().reshape(-1)
+
     def degrees(self) -> Tensor:
         """Give the number of neighbours, shape (n,), int64."""
         return torch.bincount(torch.cat(self.ends()), minlength=self.num_nodes)

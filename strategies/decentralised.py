@@ -232,8 +232,7 @@ class Decentralised(Clocked):
         _, post = self._started()
         step = server_round - 1
         self._edges = self.edges_at(step)
-        ends = torch.cat([ends[self._edges] for ends in self.topology.ends()])
-        senders = set(ends.tolist())
+        senders = set(self.topology.vertices_at(self._edges).tolist())
         connected = post.wait_for(grid, 1 if senders else 0)
         draws = self.draws.child(step)
         requests = {}

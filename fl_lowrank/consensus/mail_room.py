@@ -250,8 +250,7 @@ class MailRoom:
         mixing = edges[here[first] & here[second]]
         if len(mixing):
             flows = self.flows.of(self.public, self.rows.num_parameters, mixing)
-            ends = torch.cat([ends[mixing] for ends in topology.ends()])
-            for vertex in sorted(set(ends.tolist())):
+            for vertex in topology.vertices_at(mixing).tolist():
                 box = self.boxes[vertex]
                 box.flow_id, box.flow = new_id(), flows[vertex].clone()
         self.held = {}

@@ -113,7 +113,7 @@ class Agents:
             self.parameters,
             self._parameters_rest,
             lambda part: flows.of(x := self.parameters[:, part], x.shape[1], edges),
-            _ends(flows, edges),
+            flows.topology.vertices_at(edges),
         )
         self.gain_statistics(flows, edges)
 
@@ -123,7 +123,7 @@ class Agents:
             self.statistics,
             self._statistics_rest,
             lambda part: flows.of(self.statistics[:, part], 0, edges),
-            _ends(flows, edges),
+            flows.topology.vertices_at(edges),
         )
 
     def load(self, parameters: Tensor, statistics: Tensor) -> nn.Module:
@@ -228,11 +228,6 @@ class Agents:
             if velocities:
                 step = velocities[name].mul_(self.momentum).add_(step)
             parameters[name].sub_(step, alpha=lr)
-
-
-def _ends(flows: Flows, edges: Tensor) -> Tensor:
-    """Give the agents at some edges, each once."""
-    return torch.cat([ends[edges] for ends in flows.topology.ends()]).unique()
 
 
 def _leaf(value: Tensor, like: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def algorithms(graph: Topology) -> dict[str, tuple[Flows, Active]]:
 
 
 def mix(x: Tensor, kept: Tensor, flows: Flows, edges: Tensor) -> None:
-    ends = torch.cat([ends[edges] for ends in flows.topology.ends()]).unique()
+    ends = flows.topology.vertices_at(edges)
     rest.gain(x, kept, lambda part: flows.of(y := x[:, part], y.shape[1], edges), ends)
 
 
